@@ -1,0 +1,43 @@
+"""What the lanes learn about deliveries, as values that repositories write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from models.enums import Outcome, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt with its outcome, as `delivery_logs` keeps it."""
+
+    delivery_id: UUID
+    generation: int
+    attempt: int
+    outcome: Outcome
+    provider: str | None
+    provider_message_id: str | None
+    reason: str | None
+    #: None when no further attempt follows.
+    retry_at: datetime | None
+    finished_at: datetime
+    #: How often its lease ran out first.
+    takeovers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A delivery's new status, for the one function that writes it."""
+
+    delivery_id: UUID
+    notification_id: UUID
+    status: Status
+    rank: int
+    generation: int
+    reason: str | None = None
+    provider: str | None = None
+    provider_message_id: str | None = None
+    attempts: int = 0
+    ambiguous: bool = False

@@ -1,0 +1,53 @@
+"""One rendered delivery: the value of `notification.send.{channel}.{priority}`. Internal; only lanes write it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.enums import Channel
+from models.requests import Device, Options
+
+
+class Delivery(BaseModel):
+    """A notification on one channel, rendered and addressed, and which attempt comes next."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    delivery_id: UUID
+    notification_id: UUID
+    #: 0 at first; each replay from the dead letters adds one.
+    generation: int = Field(default=0, ge=0)
+    #: Number of the attempt to make, counted from 1 in each generation; every provider call has one of its own.
+    attempt: int = Field(default=1, ge=1)
+    #: Attempts that counted towards the channel's maximum so far. A broken provider burns none.
+    tries: int = Field(default=0, ge=0)
+    #: Earlier attempts whose outcome nobody knows.
+    ambiguous: int = Field(default=0, ge=0)
+    user_id: str
+    channel: Channel
+    category: str
+    #: Where it goes: an e-mail address, a phone number, devices, or nothing for in-app.
+    to: str | None = None
+    devices: tuple[Device, ...] = ()
+    #: Rendered parts by name, as the channel has them (`subject`, `text`, `html`, `title`, …).
+    content: dict[str, str]
+    options: Options = Options()
+    metadata: dict[str, str] = Field(default_factory=dict)
+    #: Extra facts a provider may need (locale for text direction and sender choice).
+    locale: str | None = None
+    #: When the service took the request in.
+    created_at: datetime
+    expires_at: datetime | None = None
+
+    def record_value(self) -> bytes:
+        """The value of its Kafka record."""
+        return orjson.dumps(self.model_dump(mode="python", exclude_defaults=True, by_alias=True))
+
+    def next_attempt(self, *, tries: int, ambiguous: int) -> Self:
+        """The same delivery with the attempt after this one."""
+        return self.model_copy(update={"attempt": self.attempt + 1, "tries": tries, "ambiguous": ambiguous})

@@ -1,0 +1,262 @@
+"""Deliveries: fan-out, claims, outcomes, and the one function that writes status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.changes import Attempt, Change
+from models.deliveries import Delivery
+from models.enums import Outcome, Status
+from models.repositories.arrays import arrays, given
+from models.repositories.notifications import lock
+from models.status import ENDED_RANK, PRECEDENCE, RANK, SENT_RANK
+
+_NEW = {"delivery_id": "uuid", "notification_id": "uuid", "channel": "text"}
+
+_INSERT = text(
+    f"""
+    INSERT INTO notification_deliveries
+        (delivery_id, notification_id, channel, status, rank, generation, attempts, created_at, updated_at)
+    SELECT delivery_id, notification_id, channel, '{Status.ACCEPTED}', {RANK[Status.ACCEPTED]}, 0, 0, now(), now()
+    FROM {given("g", _NEW)}
+    ORDER BY delivery_id
+    ON CONFLICT (delivery_id) DO NOTHING
+    """  # noqa: S608  only names from this file
+)
+
+
+async def insert(connection: AsyncConnection, changes: Sequence[Change], channels: Sequence[str]) -> None:
+    """Makes the rows of a fan-out, where they are not there yet."""
+    rows = {
+        "delivery_id": [change.delivery_id for change in changes],
+        "notification_id": [change.notification_id for change in changes],
+        "channel": list(channels),
+    }
+    await connection.execute(_INSERT, rows)
+
+
+_CHANGE = {
+    "delivery_id": "uuid",
+    "notification_id": "uuid",
+    "status": "text",
+    "rank": "smallint",
+    "generation": "smallint",
+    "reason": "text",
+    "provider": "text",
+    "provider_message_id": "text",
+    "attempts": "smallint",
+    "ambiguous": "boolean",
+}
+
+# A later attempt may write its own `retrying` over an earlier one's: same rank, more attempts.
+_ADVANCE = text(
+    f"""
+    UPDATE notification_deliveries AS d
+    SET status = g.status, rank = g.rank, generation = g.generation, reason = g.reason,
+        provider = COALESCE(g.provider, d.provider),
+        provider_message_id = COALESCE(g.provider_message_id, d.provider_message_id),
+        attempts = g.attempts, ambiguous = d.ambiguous OR g.ambiguous, updated_at = now()
+    FROM {given("g", _CHANGE)}
+    WHERE d.delivery_id = g.delivery_id
+      AND (d.generation, d.rank, d.attempts) < (g.generation, g.rank, g.attempts)
+      AND (d.generation < g.generation OR d.rank < g.rank OR g.rank < {ENDED_RANK})
+    RETURNING d.delivery_id
+    """  # noqa: S608
+)
+
+_SPEAKS_FIRST = " ".join(f"WHEN '{status}' THEN {place}" for status, place in PRECEDENCE.items())
+
+# An ended notification is not opened again by a delivery that was fanned out while it ended, save by a replay.
+_OVERALL = text(
+    f"""
+    UPDATE notifications AS n
+    SET status = o.status, rank = o.rank, generation = o.generation, reason = o.reason, updated_at = now()
+    FROM (
+        SELECT DISTINCT ON (notification_id) notification_id, status, rank, generation, reason
+        FROM notification_deliveries
+        WHERE notification_id = ANY(:ids)
+        ORDER BY notification_id, CASE status {_SPEAKS_FIRST} END
+    ) AS o
+    WHERE n.id = o.notification_id AND n.id = ANY(:ids) AND n.status <> o.status
+      AND (n.rank < {ENDED_RANK} OR o.rank >= {ENDED_RANK} OR o.generation > n.generation)
+    """  # noqa: S608
+)
+
+
+async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> set[UUID]:
+    """The one function that writes delivery statuses; the notifications follow theirs in the same transaction.
+
+    Compare-and-set on (generation, rank): never backwards, and a repeat changes nothing.
+
+    Returns:
+        The ids of the deliveries that changed.
+    """
+    if not changes:
+        return set()
+    ordered = sorted(changes, key=lambda change: change.delivery_id)
+    notifications = sorted({change.notification_id for change in changes})
+    await lock(connection, notifications)
+    result = await connection.execute(_ADVANCE, arrays(ordered, _CHANGE))
+    changed = {row.delivery_id for row in result}
+    if changed:
+        await connection.execute(_OVERALL, {"ids": notifications})
+    return changed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The answer to asking for an attempt. Exactly one of the four holds."""
+
+    delivery_id: UUID
+    generation: int
+    attempt: int
+    #: The attempt is ours to call; `takeovers` counts lost leases before us.
+    won: bool = False
+    takeovers: int = 0
+    #: It was called already: its effects are due again.
+    finished: Attempt | None = None
+    #: Why it must not be sent.
+    forbidden: str | None = None
+    #: Another worker has it until then, or it was taken this very moment (None).
+    leased_until: datetime | None = None
+
+
+_ASKED = {
+    "delivery_id": "uuid",
+    "notification_id": "uuid",
+    "generation": "smallint",
+    "attempt": "smallint",
+    "user_id": "text",
+    "channel": "text",
+    "category": "text",
+    "address": "text",
+    "expires_at": "timestamptz",
+}
+
+# One statement, so that what forbids a send and the claim itself can't pass each other: a cancellation takes the
+# notification's row FOR UPDATE and looks for claims; a claim takes it FOR KEY SHARE and looks for the cancellation.
+_CLAIM = text(
+    f"""
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM {given("g", _ASKED)} ORDER BY delivery_id
+    ), held AS MATERIALIZED (
+        SELECT id, status FROM notifications WHERE id = ANY(:notification_id) ORDER BY id FOR KEY SHARE
+    ), judged AS MATERIALIZED (
+        SELECT a.*, CASE
+            WHEN n.status = '{Status.CANCELLED}' THEN 'cancelled'
+            WHEN d.generation > a.generation THEN 'superseded'
+            WHEN d.generation = a.generation AND d.rank >= {SENT_RANK} THEN 'already_sent'
+            WHEN d.generation = a.generation AND d.rank >= {ENDED_RANK} THEN d.status
+            WHEN a.expires_at <= now() THEN 'expired'
+            WHEN c.transactional IS NOT TRUE AND (
+                p.channels ->> a.channel = 'false'
+                OR p.categories -> a.category ->> a.channel = 'false'
+            ) THEN 'opted_out'
+            WHEN c.transactional IS NOT TRUE AND EXISTS (
+                SELECT FROM unsubscribe_lists AS u
+                WHERE u.channel = a.channel AND u.address = a.address AND u.category IN ('', a.category)
+            ) THEN 'unsubscribed'
+        END AS forbidden
+        FROM asked AS a
+        LEFT JOIN held AS n ON n.id = a.notification_id
+        LEFT JOIN notification_deliveries AS d ON d.delivery_id = a.delivery_id
+        LEFT JOIN notification_preferences AS p ON p.user_id = a.user_id
+        LEFT JOIN notification_categories AS c ON c.key = a.category
+    ), claimed AS (
+        INSERT INTO delivery_logs AS l (delivery_id, generation, attempt, claimed_at, lease_until, takeovers)
+        SELECT delivery_id, generation, attempt, clock_timestamp(), clock_timestamp() + :lease, 0
+        FROM judged WHERE forbidden IS NULL ORDER BY delivery_id
+        ON CONFLICT (delivery_id, generation, attempt) DO UPDATE
+        SET lease_until = clock_timestamp() + :lease, takeovers = l.takeovers + 1
+        WHERE l.outcome IS NULL AND l.lease_until < clock_timestamp()
+        RETURNING l.delivery_id, l.generation, l.attempt, l.takeovers
+    )
+    SELECT j.delivery_id, j.generation, j.attempt, j.forbidden, c.takeovers AS won_takeovers,
+           l.outcome, l.provider, l.provider_message_id, l.reason, l.retry_at, l.finished_at, l.takeovers,
+           l.lease_until
+    FROM judged AS j
+    LEFT JOIN claimed AS c USING (delivery_id, generation, attempt)
+    LEFT JOIN delivery_logs AS l USING (delivery_id, generation, attempt)
+    """  # noqa: S608
+)
+
+
+async def claim(
+    connection: AsyncConnection, deliveries: Sequence[Delivery], *, lease: timedelta
+) -> dict[tuple[UUID, int, int], Claim]:
+    """Asks for the attempts of a batch, in one statement that also reads what forbids each send.
+
+    Returns:
+        An answer for each (delivery id, generation, attempt).
+    """
+    asked = {
+        **arrays(deliveries, [name for name in _ASKED if name != "address"]),
+        "address": [delivery.to for delivery in deliveries],
+        "lease": lease,
+    }
+    rows = await connection.execute(_CLAIM, asked)
+    answers = (_answer(row) for row in rows)
+    return {(claim.delivery_id, claim.generation, claim.attempt): claim for claim in answers}
+
+
+def _answer(row: Any) -> Claim:
+    key = {"delivery_id": row.delivery_id, "generation": row.generation, "attempt": row.attempt}
+    if row.outcome is not None:
+        return Claim(**key, finished=_attempt(row))
+    if row.forbidden is not None:
+        return Claim(**key, forbidden=row.forbidden)
+    if row.won_takeovers is not None:
+        return Claim(**key, won=True, takeovers=row.won_takeovers)
+    return Claim(**key, leased_until=row.lease_until)
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        delivery_id=row.delivery_id,
+        generation=row.generation,
+        attempt=row.attempt,
+        outcome=Outcome(row.outcome),
+        provider=row.provider,
+        provider_message_id=row.provider_message_id,
+        reason=row.reason,
+        retry_at=row.retry_at,
+        finished_at=row.finished_at,
+        takeovers=row.takeovers,
+    )
+
+
+_FINISHED = {
+    "delivery_id": "uuid",
+    "generation": "smallint",
+    "attempt": "smallint",
+    "outcome": "text",
+    "provider": "text",
+    "provider_message_id": "text",
+    "reason": "text",
+    "retry_at": "timestamptz",
+    "finished_at": "timestamptz",
+}
+
+_FINISH = text(
+    f"""
+    UPDATE delivery_logs AS l
+    SET outcome = g.outcome, provider = g.provider, provider_message_id = g.provider_message_id,
+        reason = g.reason, retry_at = g.retry_at, finished_at = g.finished_at
+    FROM {given("g", _FINISHED)}
+    WHERE l.delivery_id = g.delivery_id AND l.generation = g.generation AND l.attempt = g.attempt
+      AND l.outcome IS NULL
+    """  # noqa: S608
+)
+
+
+async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> None:
+    """Records the outcomes of claimed attempts. An outcome that is there already stays."""
+    ordered = sorted(attempts, key=lambda attempt: attempt.delivery_id)
+    await connection.execute(_FINISH, arrays(ordered, _FINISHED))

@@ -1,0 +1,29 @@
+"""All tables. Importing this package fills the metadata that migrations compare with."""
+
+from models.tables.categories import NotificationCategory
+from models.tables.contacts import Contact, Device
+from models.tables.deliveries import NotificationDelivery
+from models.tables.delivery_failures import DeliveryFailure
+from models.tables.delivery_logs import DeliveryLog
+from models.tables.inbox import InboxItem
+from models.tables.notifications import Notification
+from models.tables.outbox import NotificationSchedule, QueuedMessage
+from models.tables.preferences import NotificationPreference
+from models.tables.templates import NotificationTemplate
+from models.tables.unsubscribes import Unsubscribe
+
+__all__ = [
+    "Contact",
+    "DeliveryFailure",
+    "DeliveryLog",
+    "Device",
+    "InboxItem",
+    "Notification",
+    "NotificationCategory",
+    "NotificationDelivery",
+    "NotificationPreference",
+    "NotificationSchedule",
+    "NotificationTemplate",
+    "QueuedMessage",
+    "Unsubscribe",
+]

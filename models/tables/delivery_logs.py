@@ -1,0 +1,33 @@
+"""One row per attempt: the claim before the provider call, and its outcome after."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import SmallInteger
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Table
+
+
+class DeliveryLog(Table):
+    """An attempt. Without `outcome` it is somebody's until `lease_until`; with one it is never called again."""
+
+    __tablename__ = "delivery_logs"
+    __table_args__ = ({"postgresql_with": {"fillfactor": 80}},)
+
+    delivery_id: Mapped[UUID] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    attempt: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    claimed_at: Mapped[datetime]
+    lease_until: Mapped[datetime]
+    #: How often a lease ran out without outcome and another worker took the attempt over.
+    takeovers: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    outcome: Mapped[str | None]
+    provider: Mapped[str | None]
+    provider_message_id: Mapped[str | None]
+    reason: Mapped[str | None]
+    #: When the next attempt is due, decided once with the outcome.
+    retry_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]

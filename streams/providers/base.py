@@ -1,0 +1,72 @@
+"""What every provider offers: `send` a rendered delivery, say its `get_status`, and nothing of retries.
+
+A provider answers with one of five outcomes (and `ambiguous`), decided by a table per vendor. It never raises for what
+the vendor said; whatever it does raise is taken for `retry` by the lane. It never retries by itself: the delay topics
+own retry. `reason` and `detail` are words from the vendor's vocabulary: no address, content, token or key.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ClassVar
+
+from models.deliveries import Delivery
+from models.enums import Channel, Outcome, Status
+
+
+class UnsupportedFeature(Exception):
+    """An option that this vendor can't do. `field` is its dotted place in the request."""
+
+    def __init__(self, field: str, provider: str) -> None:
+        super().__init__(f"{field}: not offered by {provider}")
+        self.field = field
+        self.provider = provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryResult:
+    """How one call to a provider ended."""
+
+    outcome: Outcome
+    provider: str
+    #: The vendor's own id of the message, where it gave one.
+    provider_message_id: str | None = None
+    #: A short, safe word for people and metrics, as in `rate_limited` or `550 5.1.1`.
+    reason: str | None = None
+    #: The vendor asked to wait at least this long.
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryStatus:
+    """What a vendor says of a message it took earlier; `status` is None where it can't say."""
+
+    status: Status | None
+    detail: str | None = None
+
+
+class NotificationProvider(ABC):
+    """One vendor on one channel. Opened and closed with the lanes; safe for many concurrent sends."""
+
+    name: ClassVar[str]
+    channel: ClassVar[Channel]
+
+    async def open(self) -> None:  # noqa: B027  most providers connect on first use
+        """Prepares connections. Must not fail because the vendor is away."""
+
+    async def close(self) -> None:  # noqa: B027
+        """Lets go of all connections."""
+
+    @abstractmethod
+    async def send(self, delivery: Delivery) -> DeliveryResult:
+        """Makes one call. The delivery id travels wherever the vendor has a place for it.
+
+        Raises:
+            UnsupportedFeature: when the delivery asks for an option this vendor can't do; nothing was sent.
+        """
+
+    async def get_status(self, message_id: str) -> DeliveryStatus:
+        """The vendor's word on a message; vendors without such a call leave it at "unknown"."""
+        return DeliveryStatus(status=None)
