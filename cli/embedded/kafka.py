@@ -100,7 +100,7 @@ def prepare(
         cwd=folder,
         before_start=lambda: jars.verify(repository, needed),
         ready=lambda: _answers(port),
-        gives={"KAFKA_BOOTSTRAP_SERVERS": f"{LOOPBACK}:{port}"},
+        gives={"KAFKA_BOOTSTRAP_SERVERS": f"{LOOPBACK}:{port}", "KAFKA_REPLICATION_FACTOR": "1"},
     )
 
 

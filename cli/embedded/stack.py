@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from cli.embedded import kafka, postgres, valkey
+from cli.embedded import identity, kafka, mail, postgres, valkey
 from cli.embedded.home import Home
 from cli.embedded.parts import Part
 from cli.embedded.ports import Ports
@@ -40,6 +40,8 @@ SERVERS = (
     Server("kafka", kafka.prepare, unless=("KAFKA_BOOTSTRAP_SERVERS",)),
     Server("postgres", lambda home, ports, **_: postgres.prepare(home, ports), unless=("DATABASE_URL",)),
     Server("valkey", lambda home, ports, **_: valkey.prepare(home, ports), unless=("REDIS_URL",)),
+    Server("identity", lambda home, ports, **_: identity.prepare(home, ports), unless=("IDENTITY_SERVICE_URL",)),
+    Server("mail", lambda home, ports, **_: mail.prepare(home, ports), unless=("SMTP_HOST", "EMAIL_PROVIDERS")),
 )
 
 

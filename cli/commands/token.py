@@ -1,0 +1,30 @@
+"""`comms token`: a token of the identity stand-in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.embedded.home import Home
+from cli.embedded.identity import sign, signing_key
+
+
+class Role(StrEnum):
+    """What the bearer may do."""
+
+    ADMIN = "admin"
+    SERVICE = "service"
+    USER = "user"
+
+
+def token(
+    role: Annotated[list[Role], typer.Option(help="May be given more than once.")],
+    user: Annotated[str, typer.Option(help="Whose token it is.")],
+    ttl: Annotated[int, typer.Option(help="How long it is valid, in seconds.", min=1)] = 86400,
+) -> None:
+    """Print a token of the identity stand-in, as the last line of output."""
+    key = signing_key(Home.open())
+    print(sign(key, user_id=user, roles=[item.value for item in role], ttl=timedelta(seconds=ttl)))
