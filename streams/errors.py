@@ -1,0 +1,85 @@
+"""Which errors mean "a server is away" and which mean "this record is refused"."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+import structlog
+from aiokafka.errors import KafkaError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from models.errors import Unavailable
+from streams.metrics import HOLDS
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE_SECONDS = 5.0
+#: SQLSTATE classes and codes that pass: connection, resources, shutdown, lock and serialisation failures.
+#: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_PASSING = ("08", "40001", "40P01", "53", "55P03", "57", "58")
+_AWAY = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    KafkaError,
+    PoolTimeoutError,
+    RedisConnectionError,
+    RedisTimeoutError,
+    Unavailable,
+)
+#: The data itself is refused: data exceptions and constraint violations.
+_REFUSING = ("22", "23")
+
+
+def sqlstate(error: BaseException) -> str:
+    """The SQLSTATE of a database error; empty where there is none."""
+    found = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return found if isinstance(found, str) else ""
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the database, or its driver on the way there, refuses the data: the same batch will never pass."""
+    driver_error = getattr(getattr(error, "orig", None), "__cause__", None)
+    return sqlstate(error).startswith(_REFUSING) or isinstance(driver_error, asyncpg.DataError)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a server is away or busy: the same work will pass later."""
+    if is_refusal(error):
+        return False
+    if isinstance(error, DBAPIError | asyncpg.PostgresError):
+        state = sqlstate(error)
+        return not state or state.startswith(_PASSING)
+    return isinstance(error, _AWAY)
+
+
+async def persistently(work: Callable[[], Awaitable[T]], *, lane: str) -> T:
+    """Does the work, again and again while a server is away. Never gives up; other errors pass through.
+
+    The work must be harmless to repeat.
+    """
+    pause = 0.1
+    while True:
+        try:
+            return await work()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            HOLDS.labels(lane).inc()
+            log.warning("holding: a server is away", lane=lane, error=_name(error), pause_seconds=pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _name(error: BaseException) -> str:
+    if isinstance(error, Unavailable):
+        return str(error)
+    return f"{type(error).__name__} {sqlstate(error)}".strip()

@@ -1,0 +1,26 @@
+"""What the workers count. Labels are few and never name a person."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
+
+RECORDS = Counter("comms_lane_records_total", "Records a lane has finished with.", ["lane"])
+BATCH_SECONDS = Histogram("comms_lane_batch_seconds", "Time a lane took for a batch.", ["lane"], buckets=_SECONDS)
+QUEUE_AGE = Histogram(
+    "comms_queue_age_seconds", "Age of a record when its lane took it up.", ["lane"], buckets=_SECONDS
+)
+LAG = Gauge("comms_lane_lag_records", "Records between a lane's commits and the end of its topic.", ["lane"])
+HOLDS = Counter("comms_lane_holds_total", "Times a lane waited for a server that was away.", ["lane"])
+
+REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by result.", ["priority", "result"])
+ATTEMPTS = Counter("comms_deliveries_total", "Attempts by outcome.", ["channel", "provider", "outcome"])
+RETRIES = Counter("comms_retries_total", "Attempts that will be made again.", ["channel"])
+DEAD = Counter("comms_dead_letters_total", "Records that went to the dead letters.", ["stage", "error_class"])
+PROVIDER_SECONDS = Histogram(
+    "comms_provider_seconds", "Time of one provider call.", ["channel", "provider"], buckets=_SECONDS
+)
+DELAY_LATENESS = Histogram(
+    "comms_delay_lateness_seconds", "How late a delayed record went back to its topic.", buckets=_SECONDS
+)
