@@ -1,0 +1,48 @@
+"""All providers by name. A new one is a file beside this, a line here, and its name among the settings' known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.enums import Channel
+from models.errors import Refused
+from models.settings import Settings
+from streams.providers.base import NotificationProvider
+from streams.providers.in_app import Announcer, InAppProvider, Inbox
+from streams.providers.sendgrid import SendGridProvider
+from streams.providers.smtp import SmtpProvider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What providers are made of."""
+
+    settings: Settings
+    inbox: Inbox
+    announcer: Announcer
+
+
+_PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]] = {
+    (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings),
+    (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings),
+    (Channel.IN_APP, "in_app"): lambda given: InAppProvider(inbox=given.inbox, announcer=given.announcer),
+}
+
+
+def build_chain(
+    channel: Channel, settings: Settings, *, inbox: Inbox, announcer: Announcer
+) -> list[NotificationProvider]:
+    """The fail-over chain of a channel, first choice first; empty where none is configured.
+
+    Raises:
+        Refused: naming the setting that a provider of the chain misses.
+    """
+    given = Services(settings=settings, inbox=inbox, announcer=announcer)
+    chain = []
+    for name in settings.providers(channel):
+        build = _PROVIDERS.get((channel, name))
+        if build is None:
+            raise Refused(f"{channel.upper()}_PROVIDERS", "names a provider that this version doesn't have")
+        chain.append(build(given))
+    return chain

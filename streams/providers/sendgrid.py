@@ -1,0 +1,252 @@
+"""SendGrid's v3 mail/send over HTTP: one call per delivery, as a batch is refused as a whole.
+
+The SDK builds the payload (26 µs); aiohttp sends it, because the SDK's own client opens a connection per request and
+knows no timeout. The delivery id travels in `custom_args`, which SendGrid repeats in every event of the message.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import aiohttp
+import orjson
+from sendgrid.helpers.mail import Category, Cc, CustomArg, From, Header, Mail, Personalization, ReplyTo, To
+
+from models.deliveries import Delivery
+from models.enums import Channel, Outcome
+from models.errors import Refused
+from models.settings import Settings
+from streams.domain.mail_headers import encoded_text
+from streams.domain.mime import Envelope, envelope, sender_mailbox
+from streams.providers.base import DeliveryResult, NotificationProvider, UnsupportedFeature
+from streams.providers.features import refuse_unsupported
+from streams.providers.retry_after import asked_wait
+
+#: https://www.twilio.com/docs/sendgrid/api-reference/how-to-use-the-sendgrid-v3-api/responses
+_OUTCOMES = {
+    200: Outcome.SENT,  # sandbox mode
+    202: Outcome.SENT,
+    400: Outcome.PERMANENT,
+    401: Outcome.BROKEN,
+    402: Outcome.BROKEN,
+    403: Outcome.BROKEN,
+    # Nothing is at this address: SENDGRID_BASE_URL is wrong, no message is to blame.
+    404: Outcome.BROKEN,
+    405: Outcome.BROKEN,
+    408: Outcome.RETRY,
+    413: Outcome.PERMANENT,
+    429: Outcome.RETRY,
+}
+#: For what the table doesn't name, by hundreds. A redirect is not followed: it would carry the key elsewhere.
+_OUTCOMES_BY_CLASS = {2: Outcome.SENT, 3: Outcome.BROKEN, 4: Outcome.PERMANENT, 5: Outcome.RETRY}
+
+#: What only SendGrid has, taken from `options.provider` as it is. Left out on purpose: what changes recipients,
+#: content or time of the send, and the `bypass_*` settings, which write to people who unsubscribed.
+_OWN_OPTIONS: Mapping[str, type] = {
+    "asm": dict,
+    "batch_id": str,
+    "ip_pool_name": str,
+    "mail_settings": dict,
+    "tracking_settings": dict,
+}
+_MAIL_SETTINGS = frozenset({"footer", "sandbox_mode"})
+_LONGEST_CATEGORY = 255
+_LONGEST_ANSWER = 64 * 1024
+_LONGEST_ID = 255
+_KEEPALIVE_SECONDS = 15.0
+#: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
+_SHARE_OF_TIMEOUT = 0.95
+_SHARE_FOR_CONNECT = 0.5
+
+
+class SendGridProvider(NotificationProvider):
+    """Sends e-mail by SendGrid's API."""
+
+    name: ClassVar[str] = "sendgrid"
+    channel: ClassVar[Channel] = Channel.EMAIL
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            Refused: when a setting is missing or wrong.
+        """
+        if not settings.sendgrid_api_key:
+            raise Refused("SENDGRID_API_KEY", "is not set")
+        sender_mailbox("EMAIL_FROM", settings.email_from)
+        self._settings = settings
+        self._default_from = settings.email_from
+        self._url = f"{settings.sendgrid_base_url.rstrip('/')}/v3/mail/send"
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Makes the session; connections come with the first sends."""
+        if self._session is None:
+            self._session = _session(self._settings)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def send(self, delivery: Delivery) -> DeliveryResult:
+        """One POST."""
+        refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS)
+        try:
+            body = orjson.dumps(payload(delivery, default_from=self._default_from))
+        except Refused as error:
+            return _result(Outcome.PERMANENT, f"refused {error.field}")
+        options = delivery.options.email
+        return await self._post(body, own_sender=options is not None and options.from_ is not None)
+
+    async def _post(self, body: bytes, *, own_sender: bool) -> DeliveryResult:
+        await self.open()
+        assert self._session is not None
+        try:
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+                answer = await _read(response)
+                return _answered(response.status, response.headers, answer, own_sender=own_sender, now=self._clock())
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            return _failed(error)
+
+
+def _session(settings: Settings) -> aiohttp.ClientSession:
+    total = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
+    return aiohttp.ClientSession(
+        # The lane's slots are the limit on calls; a second one here would only hide them in a queue.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ttl_dns_cache=60),
+        timeout=aiohttp.ClientTimeout(total=total, connect=total * _SHARE_FOR_CONNECT, ceil_threshold=60),
+        headers={"Authorization": f"Bearer {settings.sendgrid_api_key}", "Content-Type": "application/json"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
+    """The JSON of mail/send: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send.
+
+    Raises:
+        Refused: naming the field, when an address, a header or the content can't be sent safely.
+        UnsupportedFeature: for an option of `options.provider` that SendGrid has, but this service doesn't pass on.
+    """
+    to_whom = envelope(delivery, default_from=default_from)
+    mail = Mail(from_email=From(to_whom.sender.address, to_whom.sender.name or None), subject=to_whom.subject)
+    mail.add_personalization(_personalization(delivery, to_whom))
+    if to_whom.reply_to is not None:
+        mail.reply_to = ReplyTo(to_whom.reply_to.address)
+    mail.add_header(Header("X-Notification-ID", str(delivery.notification_id)))
+    for name, value in to_whom.headers:
+        mail.add_header(Header(name, encoded_text(value)))
+    for tag in to_whom.tags:
+        mail.add_category(Category(_category(tag)))
+    built: dict[str, Any] = mail.get()
+    # The SDK's `Content` refuses by exception whatever begins like an API key, and people may write what they like.
+    built["content"] = [
+        {"type": f"text/{subtype}", "value": delivery.content[name]}
+        for subtype, name in (("plain", "text"), ("html", "html"))
+        if delivery.content.get(name)
+    ]
+    return {**built, **_own_options(delivery)}
+
+
+def _personalization(delivery: Delivery, to_whom: Envelope) -> Personalization:
+    whom = Personalization()
+    whom.add_to(To(to_whom.to.address))
+    for copy in to_whom.cc:
+        whom.add_cc(Cc(copy.address))
+    for name, value in (
+        ("delivery_id", delivery.delivery_id),
+        ("notification_id", delivery.notification_id),
+        ("generation", delivery.generation),
+        ("attempt", delivery.attempt),
+    ):
+        whom.add_custom_arg(CustomArg(name, str(value)))
+    return whom
+
+
+def _category(tag: str) -> str:
+    if len(tag) > _LONGEST_CATEGORY:
+        raise Refused("options.email.tags", f"SendGrid takes {_LONGEST_CATEGORY} characters at most")
+    return tag
+
+
+def _own_options(delivery: Delivery) -> dict[str, Any]:
+    options = delivery.options.provider or {}
+    for name, value in options.items():
+        if not isinstance(value, _OWN_OPTIONS[name]):
+            raise Refused(f"options.provider.{name}", "has the wrong type for SendGrid")
+    if not _MAIL_SETTINGS.issuperset(options.get("mail_settings", {})):
+        raise UnsupportedFeature("options.provider.mail_settings", SendGridProvider.name)
+    return options
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The answer's text, which only errors have.
+
+    An answer that breaks off is no answer when it said yes; a no is a no however it ends.
+    """
+    answer = b""
+    try:
+        while len(answer) < _LONGEST_ANSWER and (chunk := await response.content.readany()):
+            answer += chunk
+    except (aiohttp.ClientError, OSError):
+        if response.ok:
+            raise
+    return answer
+
+
+def _answered(
+    status: int, headers: Mapping[str, str], answer: bytes, *, own_sender: bool, now: datetime
+) -> DeliveryResult:
+    outcome = _OUTCOMES.get(status) or _OUTCOMES_BY_CLASS.get(status // 100, Outcome.RETRY)
+    if outcome is Outcome.SENT:
+        return _result(outcome, None, message_id=_message_id(headers))
+    if status == 403 and own_sender and _is_about_sender(answer):
+        # "does not match a verified Sender Identity": this request's own From, while the account is fine.
+        return _result(Outcome.PERMANENT, "403 from")
+    return _result(
+        outcome,
+        str(status),
+        wait=asked_wait(headers, now=now) if outcome is Outcome.RETRY else None,
+    )
+
+
+def _is_about_sender(answer: bytes) -> bool:
+    try:
+        return any(error["field"] == "from" for error in orjson.loads(answer)["errors"])
+    except (ValueError, TypeError, LookupError):
+        return False
+
+
+def _message_id(headers: Mapping[str, str]) -> str | None:
+    value = headers.get("X-Message-Id", "")
+    return value if value.isascii() and value.isprintable() and 0 < len(value) <= _LONGEST_ID else None
+
+
+def _failed(error: Exception) -> DeliveryResult:
+    """Without an answer: whether the request was written decides. The error's text is never repeated."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return _result(Outcome.BROKEN, "certificate refused")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return _result(Outcome.RETRY, "connect timeout")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _result(Outcome.RETRY, "unreachable")
+    if isinstance(error, aiohttp.InvalidURL):
+        return _result(Outcome.BROKEN, "wrong base url")
+    return _result(Outcome.AMBIGUOUS, "timeout" if isinstance(error, TimeoutError) else "disconnected")
+
+
+def _result(
+    outcome: Outcome, reason: str | None, *, message_id: str | None = None, wait: timedelta | None = None
+) -> DeliveryResult:
+    return DeliveryResult(
+        outcome=outcome,
+        provider=SendGridProvider.name,
+        reason=reason,
+        provider_message_id=message_id,
+        retry_after=wait,
+    )
