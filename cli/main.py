@@ -26,6 +26,10 @@ COMMANDS = (
     "worker",
     "migrate",
     "token",
+    "send",
+    "status",
+    "topics",
+    "dlq",
 )
 
 #: These tell where the servers are; `comms up` writes them to COMMS_HOME/env.
