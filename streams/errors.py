@@ -1,9 +1,9 @@
-"""Which errors mean "a server is away" and which mean "this record is refused"."""
+"""Which errors mean "a server is away", which mean "this record is refused", and what to do about each."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import asyncpg
@@ -20,6 +20,7 @@ from streams.metrics import HOLDS
 log = structlog.get_logger()
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 _LONGEST_PAUSE_SECONDS = 5.0
 #: SQLSTATE classes and codes that pass: connection, resources, shutdown, lock and serialisation failures.
@@ -77,6 +78,28 @@ async def persistently(work: Callable[[], Awaitable[T]], *, lane: str) -> T:
             log.warning("holding: a server is away", lane=lane, error=_name(error), pause_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def halved(
+    items: Sequence[Item],
+    work: Callable[[Sequence[Item]], Awaitable[None]],
+    refused: Callable[[Item], Awaitable[None]],
+) -> None:
+    """Does the work for a batch; where the database refuses the data, finds the guilty item by halving.
+
+    The work must be harmless to repeat. `refused` is called for each item that is refused alone.
+    """
+    try:
+        await work(items)
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        if len(items) == 1:
+            await refused(items[0])
+            return
+        middle = len(items) // 2
+        await halved(items[:middle], work, refused)
+        await halved(items[middle:], work, refused)
 
 
 def _name(error: BaseException) -> str:

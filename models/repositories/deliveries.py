@@ -155,10 +155,9 @@ _CLAIM = text(
             WHEN d.generation = a.generation AND d.rank >= {SENT_RANK} THEN 'already_sent'
             WHEN d.generation = a.generation AND d.rank >= {ENDED_RANK} THEN d.status
             WHEN a.expires_at <= now() THEN 'expired'
-            WHEN c.transactional IS NOT TRUE AND (
-                p.channels ->> a.channel = 'false'
-                OR p.categories -> a.category ->> a.channel = 'false'
-            ) THEN 'opted_out'
+            WHEN c.transactional IS NOT TRUE
+                AND COALESCE(p.categories -> a.category ->> a.channel, p.channels ->> a.channel) = 'false'
+                THEN 'opted_out'
             WHEN c.transactional IS NOT TRUE AND EXISTS (
                 SELECT FROM unsubscribe_lists AS u
                 WHERE u.channel = a.channel AND u.address = a.address AND u.category IN ('', a.category)

@@ -1,0 +1,35 @@
+"""`comms worker`: the lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+
+def worker(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only these lanes; patterns such as 'send-email-*' work. May be given more than once."),
+    ] = None,
+) -> None:
+    """Run the lanes, until SIGTERM."""
+    import uvloop
+    from prometheus_client import start_http_server
+
+    from cli import CommandError
+    from models.settings import load_settings
+    from streams.logs import configure_logs
+    from streams.worker import run
+
+    settings = load_settings()
+    configure_logs(settings.log_level, process="worker")
+    try:
+        start_http_server(settings.metrics_port)
+    except OSError:
+        raise CommandError(f"METRICS_PORT {settings.metrics_port} is taken") from None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        went_well = runner.run(run(settings, only or []))
+    if not went_well:
+        raise CommandError("a lane crashed; the log tells why")

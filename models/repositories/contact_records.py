@@ -1,0 +1,90 @@
+"""Contacts as they come from the topic `user.contacts`, in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from models.repositories.arrays import arrays, given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactRow:
+    """A contact as its owner states it; with `removed_at` it is gone."""
+
+    user_id: str
+    email: str | None = None
+    phone: str | None = None
+    name: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    updated_at: datetime
+    removed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRow:
+    """A push token of a person."""
+
+    platform: str
+    token: str
+    user_id: str
+    registered_at: datetime
+
+
+_CONTACT = {
+    "user_id": "text",
+    "email": "text",
+    "phone": "text",
+    "name": "text",
+    "locale": "text",
+    "timezone": "text",
+    "updated_at": "timestamptz",
+    "removed_at": "timestamptz",
+}
+_NAMES = ", ".join(_CONTACT)
+
+_UPSERT = text(
+    f"""
+    INSERT INTO contacts AS c ({_NAMES}) SELECT {_NAMES} FROM {given("g", _CONTACT)} ORDER BY user_id
+    ON CONFLICT (user_id) DO UPDATE
+    SET email = EXCLUDED.email, phone = EXCLUDED.phone, name = EXCLUDED.name, locale = EXCLUDED.locale,
+        timezone = EXCLUDED.timezone, updated_at = EXCLUDED.updated_at, removed_at = EXCLUDED.removed_at
+    WHERE c.updated_at <= EXCLUDED.updated_at
+    RETURNING c.user_id
+    """  # noqa: S608  only names from this file
+)
+
+_FORGET_DEVICES = text("DELETE FROM devices WHERE user_id = ANY(:ids)")
+
+_DEVICE = {"platform": "text", "token": "text", "user_id": "text", "registered_at": "timestamptz"}
+
+_REGISTER = text(
+    f"""
+    INSERT INTO devices AS d (platform, token, user_id, registered_at)
+    SELECT platform, token, user_id, registered_at FROM {given("g", _DEVICE)} ORDER BY platform, token
+    ON CONFLICT (platform, token) DO UPDATE
+    SET user_id = EXCLUDED.user_id, registered_at = EXCLUDED.registered_at
+    WHERE d.registered_at <= EXCLUDED.registered_at
+    """  # noqa: S608
+)
+
+
+async def upsert(connection: AsyncConnection, rows: Sequence[ContactRow]) -> set[str]:
+    """Writes contacts, one row a user; an older one never overwrites a newer. Returns the users that were written."""
+    written = await connection.execute(_UPSERT, arrays(rows, _CONTACT))
+    return {row.user_id for row in written}
+
+
+async def forget_devices(connection: AsyncConnection, user_ids: Sequence[str]) -> None:
+    """Removes all push tokens of these users."""
+    await connection.execute(_FORGET_DEVICES, {"ids": list(user_ids)})
+
+
+async def register_devices(connection: AsyncConnection, rows: Sequence[DeviceRow]) -> None:
+    """Gives push tokens to the users who registered them last."""
+    await connection.execute(_REGISTER, arrays(rows, _DEVICE))

@@ -1,0 +1,344 @@
+"""The request lanes: decode, store, decide, fan out.
+
+One batch is one pass; a batch is repeated whole after a crash, and ids make the repeat harmless. The order of writes is
+the promise: rows as `accepted`, then records acknowledged by Kafka, then `queued`, then the source offset. A row that
+exists is no reason to skip the produce; `queued` or beyond is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from models import ids
+from models.audience import Category, Person
+from models.enums import Priority, Stage, Status
+from models.errors import Refused
+from models.events import FailedEvent, StatusEvent
+from models.repositories import audience, deliveries, notifications, outbox
+from models.repositories import dead_letters as index
+from models.repositories.notifications import Known, OwnChange
+from models.requests import MAX_REQUEST_BYTES, NotificationRequest, parse
+from models.settings import Settings
+from streams.dead_letters import Burial, unburied
+from streams.delays import delayed
+from streams.directory import Directory
+from streams.domain import attempts
+from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
+from streams.errors import halved
+from streams.intake import Publishes, new_notification
+from streams.metrics import DEAD, REQUESTS
+from streams.records import CONTENT_TYPE, Incoming, Outgoing
+from streams.topics import FAILED, STATUS, request_topic, send_topic
+
+#: A `send_at` further away than this waits in the database, a nearer one on a delay topic.
+FAR = timedelta(hours=1)
+#: The loop gets a turn after this many renders.
+_RENDERS_A_TURN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that could be read, and what it is called."""
+
+    record: Incoming
+    request: NotificationRequest
+    notification_id: UUID
+    client: str
+    fingerprint: bytes
+
+
+@dataclass(slots=True)
+class Results:
+    """All that a batch causes, gathered before anything is written."""
+
+    records: list[Outgoing] = field(default_factory=list)
+    planned: list[Planned] = field(default_factory=list)
+    own: list[OwnChange] = field(default_factory=list)
+    scheduled: list[outbox.Scheduled] = field(default_factory=list)
+    #: By source: a record that fails on two channels is one dead letter.
+    burials: dict[tuple[str, int, int], Burial] = field(default_factory=dict)
+
+    def bury(self, burial: Burial) -> None:
+        """Sends a record to the dead letters, for the first reason that is found."""
+        self.burials.setdefault(burial.source, burial)
+
+
+class RequestStage:
+    """What the request lanes do with a batch. One for all lanes of a process."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        publisher: Publishes,
+        renderer: Renders,
+        directory: Directory,
+        settings: Settings,
+        cluster_id: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._renderer = renderer
+        self._directory = directory
+        self._default_locale = settings.default_locale
+        self._cluster_id = cluster_id
+        self._clock = clock
+
+    async def __call__(self, priority: Priority, records: Sequence[Incoming]) -> None:
+        """Finishes a batch: when this returns, all that it caused is durable."""
+        await halved(records, lambda part: self._process(priority, part), self._refused)
+
+    async def _process(self, priority: Priority, records: Sequence[Incoming]) -> None:
+        results = Results()
+        asked = self._read(records, results)
+        if asked:
+            await self._decide(priority, asked, results)
+        await self._write(results)
+
+    def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
+        """Decodes a batch; what can't be read is buried. Of one id the first in the batch counts."""
+        asked: dict[UUID, Asked] = {}
+        for record in records:
+            try:
+                one = self._ask(record)
+            except Refused as error:
+                results.bury(self._poison(record, "invalid_request", error))
+                continue
+            first = asked.setdefault(one.notification_id, one)
+            if first.fingerprint != one.fingerprint:
+                results.bury(self._conflict(one))
+        return list(asked.values())
+
+    def _ask(self, record: Incoming) -> Asked:
+        if record.value is None:
+            raise Refused("body", "is empty")
+        if len(record.value) > MAX_REQUEST_BYTES:
+            raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes")
+        request = parse(NotificationRequest, record.value)
+        client = (record.header("client-id") or "kafka").replace("\x00", "")[:255]
+        return Asked(record, request, self._id(record, request, client), client, request.fingerprint())
+
+    def _id(self, record: Incoming, request: NotificationRequest, client: str) -> UUID:
+        if request.id is not None:
+            return request.id
+        if request.idempotency_key is not None:
+            return ids.from_idempotency_key(client, request.idempotency_key)
+        return ids.from_record(self._cluster_id, record.topic, record.partition, record.offset, record.timestamp_ms)
+
+    async def _decide(self, priority: Priority, asked: Sequence[Asked], results: Results) -> None:
+        rows = [
+            new_notification(
+                one.request, one.notification_id, client=one.client, priority=priority, fingerprint=one.fingerprint
+            )
+            for one in asked
+        ]
+        async with self._engine.begin() as connection:
+            known, new = await notifications.accept(connection, rows)
+        ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], new, results)]
+        if not ready:
+            return
+        async with self._engine.connect() as connection:
+            around = await self._surroundings(connection, ready)
+        for turn, (one, surroundings) in enumerate(zip(ready, around, strict=True), start=1):
+            self._plan(priority, one, known[one.notification_id], surroundings, results)
+            if turn % _RENDERS_A_TURN == 0:
+                await asyncio.sleep(0)
+
+    def _is_due(self, priority: Priority, one: Asked, state: Known, new: set[UUID], results: Results) -> bool:
+        """Whether the request is to be fanned out now; what becomes of the others goes into the results."""
+        if state.fingerprint is not None and state.fingerprint != one.fingerprint:
+            results.bury(self._conflict(one))
+            return False
+        if state.is_handed_on:
+            REQUESTS.labels(priority, "repeat").inc()
+            return False
+        if one.notification_id in new:
+            self._tell(one, state, Status.ACCEPTED, results)
+        now = self._clock()
+        if one.request.expires_at is not None and one.request.expires_at <= now:
+            self._end(one, state, Status.EXPIRED, results)
+            REQUESTS.labels(priority, "expired").inc()
+            return False
+        if one.request.send_at is not None and one.request.send_at > now:
+            self._postpone(priority, one, state, one.request.send_at, results)
+            REQUESTS.labels(priority, "scheduled").inc()
+            return False
+        return True
+
+    async def _surroundings(self, connection: AsyncConnection, asked: Sequence[Asked]) -> list[Surroundings]:
+        people = await audience.people(connection, {one.request.user_id for one in asked})
+        persons = [people.get(one.request.user_id) or Person(user_id=one.request.user_id) for one in asked]
+        targets = addresses(zip((one.request for one in asked), persons, strict=True))
+        unwanted = await audience.unsubscribed(connection, targets) if targets else set()
+        categories = await self._directory.categories(connection)
+        keys = {one.request.template_id for one in asked if one.request.template_id is not None}
+        templates = await self._directory.templates(connection, keys)
+        return [
+            Surroundings(
+                person=person,
+                category=categories.get(one.request.category) or Category(key=one.request.category),
+                unsubscribed=unwanted,
+                templates=templates.get(one.request.template_id or "", ()),
+                default_locale=self._default_locale,
+                renderer=self._renderer,
+            )
+            for one, person in zip(asked, persons, strict=True)
+        ]
+
+    def _plan(self, priority: Priority, one: Asked, state: Known, around: Surroundings, results: Results) -> None:
+        planned = plan(
+            one.request, one.notification_id, around, generation=state.generation, created_at=state.created_at
+        )
+        if not planned:
+            self._end(one, state, Status.FAILED, results, reason=NO_CHANNEL)
+            results.bury(self._failure(one, None, NO_CHANNEL))
+        for each in planned:
+            results.planned.append(each)
+            self._fan_out(priority, one, each, results)
+        REQUESTS.labels(priority, "planned").inc()
+
+    def _fan_out(self, priority: Priority, one: Asked, planned: Planned, results: Results) -> None:
+        """The records of one channel: the rendered delivery, or why there is none."""
+        delivery, now = planned.delivery, self._clock()
+        key = delivery.user_id.encode()
+        if planned.value is not None:
+            topic = send_topic(delivery.channel, priority)
+            results.records.append(Outgoing(topic, key, planned.value, (CONTENT_TYPE, *one.record.carried())))
+        if planned.status is Status.FAILED:
+            failed = FailedEvent(
+                event_id=ids.event_id(delivery.delivery_id, delivery.generation, 0, Status.FAILED),
+                notification_id=delivery.notification_id,
+                user_id=delivery.user_id,
+                channel=delivery.channel,
+                timestamp=now,
+                error=planned.reason or "failed",
+                retry_count=0,
+                metadata=delivery.metadata,
+            )
+            results.records.append(Outgoing(FAILED, key, failed.value()))
+            results.bury(self._failure(one, planned, planned.reason or "failed"))
+        told = attempts.status_event(delivery, planned.status, now, reason=planned.reason)
+        results.records.append(Outgoing(STATUS, key, told.value()))
+
+    def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
+        now = self._clock()
+        again = Outgoing(request_topic(priority), one.request.user_id.encode(), one.record.value, one.record.headers)
+        if one.request.id is None:  # the record it comes back as must find its row
+            again = Outgoing(again.topic, again.key, one.request.record_value(one.notification_id), again.headers)
+        if send_at - now > FAR:
+            headers = {name: value.decode() for name, value in again.headers if value is not None and _is_text(value)}
+            results.scheduled.append(
+                outbox.Scheduled(
+                    id=one.notification_id,
+                    due_at=send_at,
+                    topic=again.topic,
+                    key=again.key or b"",
+                    value=again.value or b"",
+                    headers=orjson.dumps(headers).decode(),
+                )
+            )
+        else:
+            results.records.append(delayed(again, send_at, now=now))
+        if state.status is Status.ACCEPTED:
+            self._end(one, state, Status.SCHEDULED, results)
+
+    def _end(self, one: Asked, state: Known, status: Status, results: Results, *, reason: str | None = None) -> None:
+        """A status of the notification's own, which no delivery tells."""
+        results.own.append(OwnChange(id=one.notification_id, status=status, generation=state.generation, reason=reason))
+        self._tell(one, state, status, results, reason=reason)
+        if status is Status.FAILED:
+            failed = FailedEvent(
+                event_id=ids.event_id(one.notification_id, state.generation, 0, status),
+                notification_id=one.notification_id,
+                user_id=one.request.user_id,
+                channel=None,
+                timestamp=self._clock(),
+                error=reason or "failed",
+                retry_count=0,
+                metadata=one.request.metadata,
+            )
+            results.records.append(Outgoing(FAILED, one.request.user_id.encode(), failed.value()))
+
+    def _tell(self, one: Asked, state: Known, status: Status, results: Results, *, reason: str | None = None) -> None:
+        event = StatusEvent(
+            event_id=ids.event_id(one.notification_id, state.generation, 0, status),
+            notification_id=one.notification_id,
+            user_id=one.request.user_id,
+            status=status,
+            timestamp=self._clock(),
+            reason=reason,
+        )
+        results.records.append(Outgoing(STATUS, one.request.user_id.encode(), event.value()))
+
+    def _poison(self, record: Incoming, error_class: str, error: Refused) -> Burial:
+        return Burial(
+            record=record,
+            stage=Stage.REQUEST,
+            error_class=error_class,
+            error_reason=str(error),
+            failed_at=self._clock(),
+        )
+
+    def _conflict(self, one: Asked) -> Burial:
+        return Burial(
+            record=one.record,
+            stage=Stage.REQUEST,
+            error_class="id_conflict",
+            error_reason="id: is taken by a request with another body",
+            failed_at=self._clock(),
+            notification_id=one.notification_id,
+        )
+
+    def _failure(self, one: Asked, planned: Planned | None, reason: str) -> Burial:
+        return Burial(
+            record=one.record,
+            stage=Stage.REQUEST,
+            error_class=reason.split(":", maxsplit=1)[0],
+            error_reason=reason,
+            failed_at=self._clock(),
+            notification_id=one.notification_id,
+            channel=planned.delivery.channel if planned else None,
+        )
+
+    async def _refused(self, record: Incoming) -> None:
+        """Buries the one record of a batch that the database does not take."""
+        results = Results()
+        results.bury(self._poison(record, "database_refused", Refused("body", "is refused by the database")))
+        await self._write(results)
+
+    async def _write(self, results: Results) -> None:
+        changes = [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
+        burials = list(results.burials.values())
+        if changes or burials:
+            async with self._engine.begin() as connection:
+                if changes:
+                    await deliveries.insert(connection, changes, [each.delivery.channel for each in results.planned])
+                burials = await unburied(connection, burials)
+        letters = [burial.outgoing() for burial in burials]
+        written = await self._publisher.send_all([*letters, *results.records])
+        async with self._engine.begin() as connection:
+            if burials:
+                places = zip(burials, written, strict=False)
+                await index.add(connection, [burial.indexed(*place) for burial, place in places])
+            if results.scheduled:
+                await outbox.schedule(connection, results.scheduled)
+            if results.own:
+                await notifications.advance(connection, results.own)
+            await deliveries.advance(connection, changes)
+        for burial in burials:
+            DEAD.labels(burial.stage, burial.error_class).inc()
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        return "\x00" not in value.decode()
+    except UnicodeDecodeError:
+        return False

@@ -1,0 +1,131 @@
+"""Builds all that a worker runs: the lanes, the delay line, and the rooms that wait in the database."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from mode import Service
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from models.enums import Channel, Priority
+from models.errors import Refused
+from models.settings import Settings
+from streams.agents.contacts import ContactStage
+from streams.agents.deliveries import DeliveryStage
+from streams.agents.requests import RequestStage
+from streams.delay_line import DelayLine
+from streams.directory import Directory
+from streams.domain.templates import Renderer
+from streams.intake import Publishes
+from streams.lanes import Lane, build_app
+from streams.providers.base import NotificationProvider
+from streams.topics import CONTACTS, TIERS, request_topic, send_topic
+from streams.waiting_room import outbox_room, schedule_room
+
+#: How long a batch waits for more, which is also the pace of an idle lane: short where people wait.
+_LINGER_SECONDS = {Priority.HIGH: 0.02, Priority.NORMAL: 0.03, Priority.LOW: 0.05}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the lanes are made of."""
+
+    settings: Settings
+    engine: AsyncEngine
+    publisher: Publishes
+    providers: Mapping[Channel, Sequence[NotificationProvider]]
+    cluster_id: str
+
+
+def part_names() -> list[str]:
+    """The names of all that a worker can run, for `comms worker --only`."""
+    return [
+        *(f"requests-{priority}" for priority in Priority),
+        *(f"send-{channel}-{priority}" for channel in Channel for priority in Priority),
+        "contacts",
+        *(f"delay-{tier}" for tier in TIERS),
+        "outbox",
+        "schedules",
+    ]
+
+
+def chosen_names(only: Sequence[str]) -> set[str]:
+    """The parts that patterns such as `send-email-*` name; all for none.
+
+    Raises:
+        Refused: when a pattern names nothing.
+    """
+    names = part_names()
+    if not only:
+        return set(names)
+    chosen: set[str] = set()
+    for pattern in only:
+        found = fnmatch.filter(names, pattern)
+        if not found:
+            raise Refused("--only", f"{pattern!r} is no lane (there are: {', '.join(names)})")
+        chosen.update(found)
+    return chosen
+
+
+def build_services(parts: Parts, names: set[str]) -> list[Service]:
+    """The services by these names, not started."""
+    apps = [build_app(lane, parts.settings) for lane in _lanes(parts) if lane.name in names]
+    tiers = [
+        DelayLine(tier, engine=parts.engine, publisher=parts.publisher, settings=parts.settings)
+        for tier in TIERS
+        if f"delay-{tier}" in names
+    ]
+    rooms = [outbox_room(parts.engine, parts.publisher)] if "outbox" in names else []
+    if "schedules" in names:
+        rooms.append(schedule_room(parts.engine, parts.publisher))
+    return [*apps, *tiers, *rooms]
+
+
+def _lanes(parts: Parts) -> Iterator[Lane]:
+    yield from _request_lanes(parts)
+    yield from _channel_lanes(parts)
+    contacts = ContactStage(engine=parts.engine, publisher=parts.publisher)
+    yield Lane(name="contacts", topic=CONTACTS, handle=contacts, batch_records=200, linger_seconds=0.1)
+
+
+def _request_lanes(parts: Parts) -> Iterator[Lane]:
+    stage = RequestStage(
+        engine=parts.engine,
+        publisher=parts.publisher,
+        renderer=Renderer(),
+        directory=Directory(),
+        settings=parts.settings,
+        cluster_id=parts.cluster_id,
+    )
+    for priority in Priority:
+        yield Lane(
+            name=f"requests-{priority}",
+            topic=request_topic(priority),
+            handle=partial(stage, priority),
+            batch_records=parts.settings.request_batch,
+            linger_seconds=_LINGER_SECONDS[priority],
+        )
+
+
+def _channel_lanes(parts: Parts) -> Iterator[Lane]:
+    for channel in Channel:
+        for priority in Priority:
+            stage = DeliveryStage(
+                channel=channel,
+                priority=priority,
+                providers=parts.providers[channel],
+                engine=parts.engine,
+                publisher=parts.publisher,
+                settings=parts.settings,
+            )
+            yield Lane(
+                name=f"send-{channel}-{priority}",
+                topic=send_topic(channel, priority),
+                handle=stage,
+                # Never more claims than call slots: a killed worker leaves no more than these in doubt.
+                batch_records=parts.settings.calls_in_flight,
+                linger_seconds=_LINGER_SECONDS[priority],
+            )

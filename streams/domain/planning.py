@@ -1,0 +1,197 @@
+"""What becomes of a request, channel by channel: rendered and addressed, suppressed, or failed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from models.audience import Category, Person, Template
+from models.deliveries import Delivery
+from models.enums import Channel, Status
+from models.errors import Refused
+from models.ids import delivery_id
+from models.requests import Device, NotificationRequest
+from streams.domain.mime import check_email_options
+from streams.domain.templates import MissingVariable, TemplateError, parts_for
+
+#: Why a delivery fails before any provider is asked.
+NO_CHANNEL = "no_channel"
+NO_ADDRESS = "no_address"
+NO_TEMPLATE = "template_unknown"
+NO_PARTS = "template_lacks_channel"
+TOO_LARGE = "too_large"
+#: Why a delivery is suppressed.
+OPTED_OUT = "opted_out"
+UNSUBSCRIBED = "unsubscribed"
+
+#: A rendered delivery must fit into an internal record with room for headers.
+MAX_DELIVERY_BYTES = 2 * 1024 * 1024
+
+Unsubscribed = Collection[tuple[str, str, str]]
+
+
+class Renders(Protocol):
+    """The part of the renderer that planning needs."""
+
+    def render(self, channel: str, parts: Mapping[str, str], data: Mapping[str, object]) -> dict[str, str]:
+        """Rendered parts; raises TemplateError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """All that a decision needs besides the request."""
+
+    person: Person
+    category: Category
+    unsubscribed: Unsubscribed
+    #: The published parts of the request's template, in all locales.
+    templates: Sequence[Template]
+    default_locale: str
+    renderer: Renders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One channel of a request. `value` is the rendered record where it is to be sent."""
+
+    delivery: Delivery
+    status: Status
+    reason: str | None = None
+    value: bytes | None = None
+
+
+def plan(
+    request: NotificationRequest,
+    notification_id: UUID,
+    around: Surroundings,
+    *,
+    generation: int,
+    created_at: datetime,
+) -> list[Planned]:
+    """Decides each channel by itself. Empty when neither the request nor its category names a channel."""
+    channels = request.wanted_channels or around.category.default_channels
+    return [
+        _planned(request, _bare(request, notification_id, channel, generation, created_at), around)
+        for channel in channels
+    ]
+
+
+def _planned(request: NotificationRequest, bare: Delivery, around: Surroundings) -> Planned:
+    to, devices = address(request, bare.channel, around.person)
+    if to is None and not devices and bare.channel is not Channel.IN_APP:
+        return Planned(delivery=bare, status=Status.FAILED, reason=NO_ADDRESS)
+    unwanted = refusal(bare.channel, to, around)
+    if unwanted is not None:
+        return Planned(delivery=bare, status=Status.SUPPRESSED, reason=unwanted)
+    locale = request.recipient.locale or around.person.locale
+    try:
+        content = _content(request, bare.channel, locale, around)
+        if bare.channel is Channel.EMAIL and request.options.email is not None:
+            check_email_options(request.options.email)
+    except Refused as error:
+        return Planned(delivery=bare, status=Status.FAILED, reason=_word(error))
+    except TemplateError as error:
+        return Planned(delivery=bare, status=Status.FAILED, reason=template_reason(error))
+    delivery = bare.model_copy(update={"to": to, "devices": devices, "content": content, "locale": locale})
+    value = delivery.record_value()
+    if len(value) > MAX_DELIVERY_BYTES:
+        return Planned(delivery=bare, status=Status.FAILED, reason=TOO_LARGE)
+    return Planned(delivery=delivery, status=Status.QUEUED, value=value)
+
+
+def _bare(
+    request: NotificationRequest, notification_id: UUID, channel: Channel, generation: int, created_at: datetime
+) -> Delivery:
+    return Delivery(
+        delivery_id=delivery_id(notification_id, channel),
+        notification_id=notification_id,
+        generation=generation,
+        user_id=request.user_id,
+        channel=channel,
+        category=request.category,
+        content={},
+        options=request.options,
+        metadata=request.metadata,
+        created_at=created_at,
+        expires_at=request.expires_at,
+    )
+
+
+def address(request: NotificationRequest, channel: Channel, person: Person) -> tuple[str | None, tuple[Device, ...]]:
+    """Where a channel reaches the person: the request's `recipient` before the stored contact."""
+    if channel is Channel.EMAIL:
+        return request.recipient.email or person.email, ()
+    if channel is Channel.SMS:
+        return request.recipient.phone or person.phone, ()
+    if channel is Channel.PUSH:
+        return None, request.recipient.device_tokens or person.devices
+    return None, ()
+
+
+def refusal(channel: Channel, to: str | None, around: Surroundings) -> str | None:
+    """Why the person doesn't want this; nothing forbids a transactional category."""
+    if around.category.transactional:
+        return None
+    chosen = around.person.categories.get(around.category.key, {}).get(channel)
+    if chosen is False or (chosen is None and around.person.channels.get(channel) is False):
+        return OPTED_OUT
+    listed = ((channel, to, ""), (channel, to, around.category.key))
+    if to is not None and any(entry in around.unsubscribed for entry in listed):
+        return UNSUBSCRIBED
+    return None
+
+
+def _content(
+    request: NotificationRequest, channel: Channel, locale: str | None, around: Surroundings
+) -> dict[str, str]:
+    if request.content is not None:
+        parts: Mapping[str, str] = parts_for(channel, request.content.parts())
+    else:
+        parts = pick_template(around.templates, channel, locale, around.default_locale).parts
+    return around.renderer.render(channel, parts, request.data)
+
+
+def pick_template(templates: Sequence[Template], channel: Channel, locale: str | None, default_locale: str) -> Template:
+    """The parts in the best locale: the asked one, its language, the default, else the first by name.
+
+    Raises:
+        Refused: when the template is unknown, or has no parts for the channel.
+    """
+    if not templates:
+        raise Refused("template_id", NO_TEMPLATE)
+    of_channel = {template.locale: template for template in templates if template.channel is channel}
+    if not of_channel:
+        raise Refused("template_id", NO_PARTS)
+    for candidate in _candidates(locale, default_locale):
+        if candidate in of_channel:
+            return of_channel[candidate]
+    return of_channel[min(of_channel)]
+
+
+def _candidates(*locales: str | None) -> Iterator[str]:
+    for locale in locales:
+        if locale:
+            yield locale
+            yield locale.replace("_", "-").split("-")[0]
+
+
+def template_reason(error: TemplateError) -> str:
+    """A failure's reason in words that hold no data: `variable_missing: name`."""
+    if isinstance(error, MissingVariable):
+        return f"variable_missing: {error.name}"
+    return f"template_refused: {error.field}: {error.reason}"
+
+
+def _word(error: Refused) -> str:
+    return error.reason if error.field == "template_id" else f"invalid {error.field}: {error.reason}"
+
+
+def addresses(requests: Iterable[tuple[NotificationRequest, Person]]) -> set[str]:
+    """All addresses that these requests could go to, for one look into the unsubscribe lists."""
+    found = {
+        address(request, channel, person)[0] for request, person in requests for channel in (Channel.EMAIL, Channel.SMS)
+    }
+    return {to for to in found if to is not None}

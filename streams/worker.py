@@ -1,0 +1,90 @@
+"""One worker process: opens what the lanes share, runs them, and ends when told to or when one of them crashed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from mode import Service
+
+from models.enums import Channel
+from models.session import create_engine
+from models.settings import Settings
+from streams.app import Parts, build_services, chosen_names
+from streams.bootstrap import cluster_id
+from streams.errors import persistently
+from streams.lag import watch_lag
+from streams.producer import Publisher
+from streams.providers.registry import build_chain
+from streams.realtime import RedisAnnouncer, StoredInbox, connect_redis
+
+log = structlog.get_logger()
+
+#: What may take longest at the end: the provider calls in flight, then their rows.
+_STOP_SECONDS = 25.0
+
+
+async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
+    """Runs lanes until SIGTERM or SIGINT; False when a lane crashed, so that a supervisor starts the process again.
+
+    Raises:
+        Refused: when `only` or a provider's setting is wrong.
+    """
+    names = chosen_names(only)
+    stopping = _on_signal()
+    async with open_parts(settings) as parts:
+        services = build_services(parts, names)
+        await asyncio.gather(*(service.start() for service in services))
+        log.info("worker ready", lanes=len(services))
+        lag = asyncio.create_task(watch_lag(services))
+        ended = [asyncio.create_task(service.wait_until_stopped()) for service in services]
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait([told, *ended], return_when=asyncio.FIRST_COMPLETED)
+        crashed = [service for service in services if service.crashed]
+        log.info("worker stopping", crashed=[service.label for service in crashed])
+        for task in (lag, told, *ended):
+            task.cancel()
+        await stop_all(services)
+    return not crashed
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Everything the lanes share, opened; waits for Kafka, because nothing can be done before."""
+    async with AsyncExitStack() as stack:
+        engine = create_engine(settings, name="comms-worker")
+        stack.push_async_callback(engine.dispose)
+        redis = connect_redis(settings)
+        stack.push_async_callback(redis.aclose)
+        inbox = StoredInbox(engine)
+        announcer = RedisAnnouncer(redis, key_prefix=settings.redis_key_prefix)
+        chains = {channel: build_chain(channel, settings, inbox=inbox, announcer=announcer) for channel in Channel}
+        for provider in (provider for chain in chains.values() for provider in chain):
+            await provider.open()
+            stack.push_async_callback(provider.close)
+        publisher = Publisher(settings, name="comms-worker")
+        await publisher.start()
+        stack.push_async_callback(publisher.stop)
+        await publisher.connected()
+        cluster = await persistently(lambda: cluster_id(settings), lane="worker")
+        yield Parts(settings=settings, engine=engine, publisher=publisher, providers=chains, cluster_id=cluster)
+
+
+async def stop_all(services: Sequence[Service]) -> None:
+    """Stops the lanes beside each other; each finishes the batch it holds."""
+    stopped = asyncio.gather(*(service.stop() for service in services), return_exceptions=True)
+    try:
+        await asyncio.wait_for(stopped, timeout=_STOP_SECONDS)
+    except TimeoutError:
+        log.warning("lanes did not stop in time; what they held is read again", seconds=_STOP_SECONDS)
+
+
+def _on_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    return stopping
