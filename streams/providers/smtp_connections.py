@@ -158,7 +158,9 @@ class SmtpConnections:
 async def _greet(client: aiosmtplib.SMTP) -> None:
     try:
         await client.ehlo()
-    except aiosmtplib.SMTPHeloError:
+    except aiosmtplib.SMTPHeloError as error:
+        if error.code < 500:
+            raise
         await client.helo()
 
 

@@ -1,0 +1,181 @@
+"""Each case of `email_header_injection.json`, checked on the bytes that two SMTP servers saw."""
+
+from __future__ import annotations
+
+import email
+import email.header
+from collections.abc import AsyncIterator
+from email.message import Message
+from typing import Any
+
+import pytest
+
+from models.deliveries import Delivery
+from models.enums import Outcome
+from models.errors import Refused
+from models.requests import Attachment, EmailOptions
+from streams.domain.mime import check_email_options
+from streams.providers.base import DeliveryResult, UnsupportedFeature
+from streams.providers.smtp import SmtpProvider
+from tests.contracts.deliveries import TO, cases, email_delivery, email_options, settings
+from tests.contracts.raw_smtp import LENIENT, STRICT, RawMessage, RawSmtp
+
+CASES = cases("email_header_injection.json")
+VICTIM = b"victim@example.net"
+_HEADERS = {
+    "date",
+    "from",
+    "to",
+    "subject",
+    "message-id",
+    "x-notification-id",
+    "mime-version",
+    "content-type",
+}
+
+
+@pytest.fixture(params=[STRICT, LENIENT], ids=["strict", "old"], scope="module")
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[RawSmtp]:
+    server = RawSmtp(ends=request.param)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="module")
+async def provider(server: RawSmtp) -> AsyncIterator[SmtpProvider]:
+    provider = SmtpProvider(settings(smtp_host="127.0.0.1", smtp_port=server.port))
+    yield provider
+    await provider.close()
+
+
+def deliveries(field: str, value: str) -> list[tuple[Delivery, set[str]]]:
+    """The deliveries that carry the value where the case says, and the headers named beside the usual ones."""
+    content = {"subject": "Hello", "text": "plain body\n", "html": "<p>html body</p>"}
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+
+    def with_options(*extra: str, **options: Any) -> tuple[Delivery, set[str]]:
+        return email_delivery(content=content, options=email_options(**options)), set(extra)
+
+    match field:
+        case "subject":
+            return [(email_delivery(content={**content, "subject": value}), set())]
+        case "template_value_in_subject":
+            return [(email_delivery(content={**content, "subject": f"Dear {value}, your order"}), set())]
+        case "body":
+            return [(email_delivery(content={**content, "text": value, "html": value}), set())]
+        case "from_name":
+            names = (f'"{quoted}" <ada@example.com>', f"{value} <ada@example.com>")
+            return [with_options(from_=name) for name in names]
+        case "reply_to_name":
+            names = (f'"{quoted}" <ada@example.com>', f"{value} <ada@example.com>")
+            return [with_options("reply-to", reply_to=name) for name in names]
+        case "custom_header_value":
+            return [with_options("x-custom", headers={"X-Custom": value})]
+        case "custom_header_name":
+            return [with_options(value.lower(), headers={value: "value"})]
+        case "message_id":
+            return [with_options("message-id", headers={"Message-ID": value})]
+        case "list_unsubscribe_url":
+            return [with_options("list-unsubscribe", headers={"List-Unsubscribe": f"<{value}>"})]
+        case "attachment_filename":
+            file = Attachment.model_construct(filename=value, url="https://acme.example/file")
+            return [with_options(attachments=(file,))]
+        case "to":
+            return [(email_delivery(to=value, content=content), set())]
+        case "cc":
+            return [with_options("cc", cc=(value,))]
+        case "reply_to":
+            return [with_options("reply-to", reply_to=value)]
+        case "from":
+            return [with_options(from_=value)]
+    raise AssertionError(f"no place for {field}")
+
+
+async def send(provider: SmtpProvider, delivery: Delivery) -> DeliveryResult | None:
+    try:
+        return await provider.send(delivery)
+    except UnsupportedFeature:
+        return None
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+async def test_case(server: RawSmtp, provider: SmtpProvider, case: dict[str, Any]) -> None:
+    for delivery, extra in deliveries(case["field"], case["value"]):
+        server.messages.clear()
+        server.commands.clear()
+        result = await send(provider, delivery)
+        if result is None or result.outcome is Outcome.PERMANENT:
+            assert case["expect"] != "one-message", result
+            assert result is None or result.reason.startswith("refused ")
+            assert server.messages == []
+            assert_early(delivery)
+            continue
+        assert case["expect"] != "rejected", case
+        assert result.outcome is Outcome.SENT, result
+        (message,) = server.messages
+        assert_envelope(server, message, case)
+        assert_wire(message, delivery, extra)
+
+
+def assert_early(delivery: Delivery) -> None:
+    """The API refuses what the builder refuses, where it is an option."""
+    options = delivery.options.email
+    if options is not None and not options.attachments:
+        with pytest.raises(Refused, match=r"^options\.email\.") as refused:
+            check_email_options(options)
+        assert "victim" not in str(refused.value)
+
+
+def assert_envelope(server: RawSmtp, message: RawMessage, case: dict[str, Any]) -> None:
+    expected = [TO]
+    if case["field"] == "to":
+        expected = [case["value"].split("@")[0]]
+    elif case["field"] == "cc":
+        expected.append(case["value"].split("@")[0])
+    assert len(message.recipients) == len(expected)
+    for recipient, wanted in zip(message.recipients, expected, strict=True):
+        assert recipient.startswith(b"<" + wanted.encode())
+        assert recipient != b"<" + VICTIM + b">"
+    verbs = [command.split(b" ")[0].split(b":")[0] for command in server.commands]
+    assert set(verbs) <= {b"EHLO", b"MAIL", b"RCPT", b"DATA", b"RSET"}
+    assert verbs.count(b"MAIL") == 1
+
+
+def assert_wire(message: RawMessage, delivery: Delivery, extra: set[str]) -> None:
+    lines = message.data.split(b"\r\n")
+    assert not [line for line in lines if len(line) > 998 or b"\r" in line or b"\n" in line or b"\0" in line]
+    assert message.data.isascii()
+    parsed = email.message_from_bytes(message.data)
+    names = [name.lower() for name in parsed.keys()]
+    assert sorted(names) == sorted(_HEADERS | extra)
+    assert read(parsed["Subject"]) == delivery.content["subject"]
+    assert bodies(parsed) == [normal(delivery.content["text"]), normal(delivery.content["html"])]
+
+
+def read(header: str) -> str:
+    return str(email.header.make_header(email.header.decode_header(header)))
+
+
+def bodies(parsed: Message) -> list[str]:
+    parts: Any = parsed.get_payload()
+    return [part.get_payload(decode=True).decode() for part in parts]
+
+
+def normal(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").replace("\n", "\r\n")
+
+
+def test_the_api_lets_ordinary_options_pass() -> None:
+    check_email_options(
+        EmailOptions.model_validate(
+            {
+                "from": "Acme, Inc. <news@acme.example>".replace(",", ""),
+                "reply_to": "help@acme.example",
+                "cc": ["boss@example.com"],
+                "headers": {"X-Campaign": "späte Grüße", "List-Unsubscribe": "<https://acme.example/u/1>"},
+                "tags": ["q4"],
+            },
+            strict=False,
+        )
+    )
