@@ -92,11 +92,12 @@ def _main() -> None:
     import uvicorn
 
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default=LOOPBACK)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--home", required=True)
     arguments = parser.parse_args()
     app = create_app(signing_key(Home.open(arguments.home)))
-    uvicorn.run(app, host=LOOPBACK, port=arguments.port, log_level="warning", access_log=False)
+    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":
