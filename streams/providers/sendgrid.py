@@ -6,6 +6,7 @@ knows no timeout. The delivery id travels in `custom_args`, which SendGrid repea
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -53,6 +54,7 @@ _OWN_OPTIONS: Mapping[str, type] = {
     "tracking_settings": dict,
 }
 _MAIL_SETTINGS = frozenset({"footer", "sandbox_mode"})
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[!-~]*)?")
 _LONGEST_CATEGORY = 255
 _LONGEST_ANSWER = 64 * 1024
 _LONGEST_ID = 255
@@ -76,6 +78,8 @@ class SendGridProvider(NotificationProvider):
         """
         if not settings.sendgrid_api_key:
             raise Refused("SENDGRID_API_KEY", "is not set")
+        if not _BASE_URL.fullmatch(settings.sendgrid_base_url):
+            raise Refused("SENDGRID_BASE_URL", "must be an http or https URL")
         sender_mailbox("EMAIL_FROM", settings.email_from)
         self._settings = settings
         self._default_from = settings.email_from
@@ -141,7 +145,7 @@ def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
     mail.add_header(Header("X-Notification-ID", str(delivery.notification_id)))
     for name, value in to_whom.headers:
         mail.add_header(Header(name, encoded_text(value)))
-    for tag in to_whom.tags:
+    for tag in reversed(to_whom.tags):  # the SDK puts each before the others
         mail.add_category(Category(_category(tag)))
     built: dict[str, Any] = mail.get()
     # The SDK's `Content` refuses by exception whatever begins like an API key, and people may write what they like.
@@ -235,8 +239,6 @@ def _failed(error: Exception) -> DeliveryResult:
         return _result(Outcome.RETRY, "connect timeout")
     if isinstance(error, aiohttp.ClientConnectorError):
         return _result(Outcome.RETRY, "unreachable")
-    if isinstance(error, aiohttp.InvalidURL):
-        return _result(Outcome.BROKEN, "wrong base url")
     return _result(Outcome.AMBIGUOUS, "timeout" if isinstance(error, TimeoutError) else "disconnected")
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: N802  the names are aiosmtpd's
 """aiosmtpd as the counterpart of the SMTP provider: another implementation of the protocol, with scripted replies."""
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ import pytest
 from models.deliveries import Delivery
 from models.enums import Outcome
 from models.errors import Refused
-from models.requests import Attachment, EmailOptions
+from models.requests import EmailOptions
 from streams.domain.mime import check_email_options
 from streams.providers.base import DeliveryResult, UnsupportedFeature
 from streams.providers.smtp import SmtpProvider
-from tests.contracts.deliveries import TO, cases, email_delivery, email_options, settings
+from tests.contracts.deliveries import TO, cases, settings
+from tests.contracts.injection import deliveries
 from tests.contracts.raw_smtp import LENIENT, STRICT, RawMessage, RawSmtp
 
 CASES = cases("email_header_injection.json")
@@ -47,49 +48,6 @@ async def provider(server: RawSmtp) -> AsyncIterator[SmtpProvider]:
     provider = SmtpProvider(settings(smtp_host="127.0.0.1", smtp_port=server.port))
     yield provider
     await provider.close()
-
-
-def deliveries(field: str, value: str) -> list[tuple[Delivery, set[str]]]:
-    """The deliveries that carry the value where the case says, and the headers named beside the usual ones."""
-    content = {"subject": "Hello", "text": "plain body\n", "html": "<p>html body</p>"}
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-
-    def with_options(*extra: str, **options: Any) -> tuple[Delivery, set[str]]:
-        return email_delivery(content=content, options=email_options(**options)), set(extra)
-
-    match field:
-        case "subject":
-            return [(email_delivery(content={**content, "subject": value}), set())]
-        case "template_value_in_subject":
-            return [(email_delivery(content={**content, "subject": f"Dear {value}, your order"}), set())]
-        case "body":
-            return [(email_delivery(content={**content, "text": value, "html": value}), set())]
-        case "from_name":
-            names = (f'"{quoted}" <ada@example.com>', f"{value} <ada@example.com>")
-            return [with_options(from_=name) for name in names]
-        case "reply_to_name":
-            names = (f'"{quoted}" <ada@example.com>', f"{value} <ada@example.com>")
-            return [with_options("reply-to", reply_to=name) for name in names]
-        case "custom_header_value":
-            return [with_options("x-custom", headers={"X-Custom": value})]
-        case "custom_header_name":
-            return [with_options(value.lower(), headers={value: "value"})]
-        case "message_id":
-            return [with_options("message-id", headers={"Message-ID": value})]
-        case "list_unsubscribe_url":
-            return [with_options("list-unsubscribe", headers={"List-Unsubscribe": f"<{value}>"})]
-        case "attachment_filename":
-            file = Attachment.model_construct(filename=value, url="https://acme.example/file")
-            return [with_options(attachments=(file,))]
-        case "to":
-            return [(email_delivery(to=value, content=content), set())]
-        case "cc":
-            return [with_options("cc", cc=(value,))]
-        case "reply_to":
-            return [with_options("reply-to", reply_to=value)]
-        case "from":
-            return [with_options(from_=value)]
-    raise AssertionError(f"no place for {field}")
 
 
 async def send(provider: SmtpProvider, delivery: Delivery) -> DeliveryResult | None:
@@ -147,7 +105,7 @@ def assert_wire(message: RawMessage, delivery: Delivery, extra: set[str]) -> Non
     assert not [line for line in lines if len(line) > 998 or b"\r" in line or b"\n" in line or b"\0" in line]
     assert message.data.isascii()
     parsed = email.message_from_bytes(message.data)
-    names = [name.lower() for name in parsed.keys()]
+    names = [name.lower() for name in parsed]
     assert sorted(names) == sorted(_HEADERS | extra)
     assert read(parsed["Subject"]) == delivery.content["subject"]
     assert bodies(parsed) == [normal(delivery.content["text"]), normal(delivery.content["html"])]
