@@ -22,6 +22,14 @@ class ApiAway(CommandError):
     """The API can't be reached or can't answer now. What was asked may or may not have been done."""
 
 
+class ApiRefused(CommandError):
+    """The API refuses what was asked; `code` is the problem's stable name, as in `not_found`."""
+
+    def __init__(self, reason: str, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+
+
 class Api:
     """A connection to the API at `base_url`, as the bearer of `token`."""
 
@@ -48,7 +56,7 @@ class Api:
 
         Raises:
             ApiAway: when the API doesn't answer, or says that it can't now.
-            CommandError: when it refuses, with its reason.
+            ApiRefused: when it refuses, with its reason.
         """
         try:
             response = self._client.request(method, path, json=body)
@@ -122,29 +130,29 @@ def _object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _refusal(response: httpx.Response) -> CommandError:
-    reason = _reason(response)
+    problem = _problem(response)
+    reason = _reason(problem, response.status_code)
     if response.status_code == httpx.codes.UNAUTHORIZED:
-        return CommandError(f"the token is refused: {reason}; set COMMS_TOKEN to a valid one")
+        return ApiRefused(f"the token is refused: {reason}; set COMMS_TOKEN to a valid one", "unauthorized")
     if response.status_code in (429, 502, 503, 504):
         return ApiAway(f"the API can't answer now: {reason}")
-    return CommandError(reason)
+    return ApiRefused(reason, str(problem.get("code") or ""))
 
 
-def _reason(response: httpx.Response) -> str:
-    """The problem document (RFC 9457) as a sentence: detail, else title, and what is wrong with each field."""
+def _problem(response: httpx.Response) -> dict[str, Any]:
     try:
         problem = response.json()
     except ValueError:
         problem = None
-    if not isinstance(problem, dict):
-        return f"HTTP {response.status_code}"
-    text = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}").rstrip(".")
-    fields = [_field(item) for item in problem.get("errors") or () if isinstance(item, dict)]
-    missing = [field for field in fields if field and field not in text]
-    return "; ".join([text, *missing])
+    return problem if isinstance(problem, dict) else {}
+
+
+def _reason(problem: Mapping[str, Any], status: int) -> str:
+    """The problem document (RFC 9457) as a sentence: detail, else title, and the fields it leaves out."""
+    text = str(problem.get("detail") or problem.get("title") or f"HTTP {status}").rstrip(".")
+    fields = [item for item in problem.get("errors") or () if isinstance(item, dict)]
+    return "; ".join([text, *(_field(item) for item in fields if str(item.get("reason")) not in text)])
 
 
 def _field(item: Mapping[str, Any]) -> str:
-    field = item.get("field") or item.get("pointer") or ""
-    reason = item.get("reason") or item.get("detail") or ""
-    return f"{field}: {reason}" if field and reason else str(reason)
+    return f"{item.get('field') or 'request'}: {item.get('reason') or 'is not valid'}"
