@@ -173,13 +173,13 @@ async def _all(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 async def _run_demo(settings: Mapping[str, str], display: Display) -> None:
     """Runs the demo in a thread that nobody waits for at exit. Its failure is told, and ends nothing."""
-    from cli.commands.demo import run_demo
-
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
 
     def work() -> None:
         try:
+            from cli.commands.demo import run_demo
+
             run_demo({**os.environ, **settings})
         except Exception as error:
             loop.call_soon_threadsafe(display.say, f"the demo failed: {error}")

@@ -14,8 +14,8 @@ from pathlib import Path
 from cli import CommandError
 from cli.embedded.parts import Account, run_options
 
-#: Passable for everybody on any usual machine, and kept over a reboot.
-_REACHABLE_BASE = Path("/var/tmp")  # noqa: S108 - whose it is gets checked
+#: Passable for everybody on any usual machine, and kept over a reboot; /var/tmp is tidied on some.
+_REACHABLE_BASES = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108 - whose the folder is gets checked
 _UNPRIVILEGED = "nobody"
 
 
@@ -84,4 +84,5 @@ def forget_reachable_folder(home: Path) -> None:
 
 def _reachable_path(home: Path) -> Path:
     key = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
-    return _REACHABLE_BASE / f"comms-{key}"
+    base = next((base for base in _REACHABLE_BASES if os.access(base, os.W_OK)), _REACHABLE_BASES[-1])
+    return base / f"comms-{key}"

@@ -83,7 +83,7 @@ def prepare(
     Raises CommandError when a jar can't be had or is not the published one, or formatting fails.
     """
     folder = home.data / "kafka"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, mode=0o700)
     needed = jars.listed_jars()
     repository = jars.repository(fallback=home.data / "jars")
     jars.fetch_missing(repository, needed, progress=progress, cancelled=cancelled or threading.Event())

@@ -86,11 +86,12 @@ def _find_place(home: Home) -> _Place:
 
 def _elsewhere(home: Home, link: Path) -> Path:
     """The data folder outside of a home that Postgres's user can't reach; `data/postgres` links to it."""
+    if link.is_symlink():
+        return link.readlink()
     data = reachable_folder(home.path) / "postgres"
-    if not link.is_symlink():
-        # Of an earlier home at this path: its password went with it.
-        shutil.rmtree(data, ignore_errors=True)
-        link.symlink_to(data)
+    # Of an earlier home at this path: its password went with it.
+    shutil.rmtree(data, ignore_errors=True)
+    link.symlink_to(data)
     return data
 
 

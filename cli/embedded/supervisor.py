@@ -106,7 +106,7 @@ class Supervisor:
     ) -> None:
         await self.stop_all()
 
-    async def start(self, part: Part, *, within_seconds: float = 60.0) -> None:
+    async def start(self, part: Part, *, within_seconds: float = 120.0) -> None:
         """Starts the part and waits until it is ready; from then on it is kept running.
 
         Raises CommandError, with the end of its log, when it dies again and again or takes too long.
