@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -11,6 +12,9 @@ from models.errors import Unavailable
 from models.settings import Settings
 from streams.kafka import client_options
 from streams.topics import CATALOGUE
+
+_LEADER_TRIES = 100
+_LEADER_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ async def create_topics(settings: Settings) -> Created:
         }
         if grown:
             await admin.create_partitions(grown)
+        if new or grown:
+            await _led(admin, settings)
     except (KafkaError, OSError) as error:
         raise Unavailable("kafka", f"topics could not be created ({type(error).__name__})") from error
     finally:
@@ -61,6 +67,20 @@ async def cluster_id(settings: Settings) -> str:
         raise Unavailable("kafka", f"does not answer ({type(error).__name__})") from error
     finally:
         await admin.close()
+
+
+async def _led(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    """Waits until every partition has a leader: a topic can be written only then."""
+    wanted = {topic.name: topic.num_partitions for topic in _wanted(settings)}
+    for _ in range(_LEADER_TRIES):
+        topics = await admin.describe_topics(list(wanted))
+        led = {
+            topic["topic"]: sum(1 for partition in topic["partitions"] if partition["leader"] >= 0) for topic in topics
+        }
+        if all(led.get(name, 0) >= count for name, count in wanted.items()):
+            return
+        await asyncio.sleep(_LEADER_PAUSE_SECONDS)
+    raise Unavailable("kafka", "some partitions of the new topics have no leader")
 
 
 def _wanted(settings: Settings) -> list[NewTopic]:
