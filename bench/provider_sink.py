@@ -131,6 +131,7 @@ class SinkProtocol(asyncio.Protocol):
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._buffer = b""
+        self._hanging = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,8 +139,9 @@ class SinkProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Answers that are still due go nowhere."""
+        """Answers that are still due go nowhere, and nobody waits any more for those that never come."""
         self._transport = None
+        self._sink.in_flight -= self._hanging
 
     def data_received(self, data: bytes) -> None:
         """Answers each request that is complete."""
@@ -171,12 +173,13 @@ class SinkProtocol(asyncio.Protocol):
                 self._reply(200, sink.summary())
             else:
                 self._reply(404, {"errors": [{"message": "not found"}]})
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             self._reply(400, {"errors": [{"message": "bad request"}]})
 
     def _send(self, entry: Entry) -> None:
         behaviour = self._sink.next_behaviour()
         if behaviour.fault == "hang":
+            self._hanging += 1
             return
         asyncio.get_running_loop().call_later(behaviour.latency_ms / 1000, self._answer, behaviour, entry)
 
