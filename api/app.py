@@ -1,0 +1,119 @@
+"""The application: routes, error documents, and the resources behind them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+
+from api import documents, errors
+from api.checks import Checks
+from api.health import Probes, probes
+from api.identity import Identifies, IdentityService, identity_client
+from api.middleware import Edge
+from api.routes import (
+    categories,
+    contacts,
+    devices,
+    inbox,
+    notifications,
+    preferences,
+    previews,
+    reading,
+    service,
+    templates,
+)
+from api.services import Accepts, Services
+from models.session import create_engine
+from models.settings import Settings
+from streams.domain.templates import Renderer
+from streams.intake import Intake
+from streams.producer import Publisher
+
+VERSION = "0.1.0"
+PREFIX = "/api/v1"
+#: `previews` before `templates`: there is no template called preview.
+_ROUTERS = (notifications, reading, previews, templates, categories, contacts, devices, preferences, inbox)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    engine: AsyncEngine | None = None,
+    intake: Accepts | None = None,
+    identity: Identifies | None = None,
+    health: Probes | None = None,
+) -> FastAPI:
+    """The API. What isn't given is opened with the app and closed with it; nothing is connected before it is used."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            app.state.services = await _open(stack, settings, engine, intake, identity, health)
+            yield
+
+    app = FastAPI(
+        title="comms",
+        version=VERSION,
+        root_path=settings.root_path,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        exception_handlers={HTTPException: errors.handle, RequestValidationError: errors.handle},
+    )
+    app.add_middleware(Edge)
+    for module in _ROUTERS:
+        app.include_router(module.router, prefix=PREFIX)
+    app.include_router(service.router)
+    app.openapi = lambda: documents.document(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    engine: AsyncEngine | None,
+    intake: Accepts | None,
+    identity: Identifies | None,
+    health: Probes | None,
+) -> Services:
+    if engine is None:
+        engine = create_engine(settings, name="comms-api")
+        stack.push_async_callback(engine.dispose)
+    if identity is None:
+        client = await stack.enter_async_context(identity_client(settings.identity_service_url))
+        identity = IdentityService(client, cache_seconds=settings.identity_cache_seconds)
+    if intake is None:
+        intake = Intake(engine=engine, publisher=await _publisher(stack, settings), settings=settings)
+    if health is None:
+        health = probes(settings, engine=engine, redis=await _redis(stack, settings))
+    renderer = Renderer()
+    return Services(
+        settings=settings,
+        engine=engine,
+        intake=intake,
+        identity=identity,
+        checks=Checks(engine=engine, settings=settings, renderer=renderer),
+        renderer=renderer,
+        probes=health,
+    )
+
+
+async def _publisher(stack: contextlib.AsyncExitStack, settings: Settings) -> Publisher:
+    # A caller waits for each record, so none waits for company.
+    publisher = Publisher(settings, name="comms-api", linger_ms=0)
+    await publisher.start()
+    stack.push_async_callback(publisher.stop)
+    return publisher
+
+
+async def _redis(stack: contextlib.AsyncExitStack, settings: Settings) -> Any:
+    redis = Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=1)
+    stack.push_async_callback(redis.aclose)
+    return redis

@@ -1,0 +1,101 @@
+"""Reading bodies: bounded, JSON only, and decoded once by the strict models."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
+from api.errors import FieldError, Problem, invalid
+from models.requests import MAX_REQUEST_BYTES, refusals
+
+M = TypeVar("M", bound=BaseModel)
+
+#: A sender that stops in the middle of a body for longer is answered with 408.
+BODY_IDLE_SECONDS = 1.5
+_JSON = re.compile(rb'^application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*$', re.IGNORECASE)
+
+
+async def read(request: Request, model: type[M]) -> M:
+    """The body as a model.
+
+    Raises:
+        Problem: 400, 408, 413, 415 or 422, naming the fields that are wrong.
+    """
+    return parsed(model, await read_bytes(request))
+
+
+def parsed(model: type[M], raw: bytes) -> M:
+    """Bytes from outside, decoded and validated.
+
+    Raises:
+        Problem: 400 for what is no JSON, 422 for what breaks a rule.
+    """
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        found = refusals(error)
+        if error.errors(include_input=False, include_url=False, include_context=False)[0]["type"] == "json_invalid":
+            raise Problem("malformed", "The body is not valid JSON in UTF-8.") from None
+        raise invalid(FieldError(refused.field, refused.reason) for refused in found) from None
+
+
+async def read_bytes(request: Request, *, may_be_empty: bool = False) -> bytes:
+    """The body's bytes, at most MAX_REQUEST_BYTES of them, whatever its headers promise.
+
+    Raises:
+        Problem: 408, 413 or 415.
+    """
+    size = _announced(request)
+    if size is not None and size > MAX_REQUEST_BYTES:
+        raise _too_large()
+    if size == 0 and may_be_empty:
+        return b""
+    _check_type(request)
+    chunks: list[bytes] = []
+    total = 0
+    while True:
+        message = await _next(request)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        total += len(chunk)
+        if total > MAX_REQUEST_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _next(request: Request) -> Message:
+    try:
+        async with asyncio.timeout(BODY_IDLE_SECONDS):
+            return await request.receive()
+    except TimeoutError:
+        raise Problem("timeout", headers={"Connection": "close"}) from None
+
+
+def _announced(request: Request) -> int | None:
+    """What Content-Length says; None without one, where a body may follow in chunks."""
+    headers = request.headers
+    length = headers.get("content-length")
+    if length is None:
+        return None if "transfer-encoding" in headers else 0
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else MAX_REQUEST_BYTES + 1
+
+
+def _check_type(request: Request) -> None:
+    types = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    if len(types) != 1 or _JSON.match(types[0]) is None:
+        raise Problem("unsupported_media_type", "Content-Type must be application/json.")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", ""):
+        raise Problem("unsupported_media_type", "Content-Encoding is not offered; send the body as it is.")
+
+
+def _too_large() -> Problem:
+    return Problem("too_large", f"A body has at most {MAX_REQUEST_BYTES} bytes.")

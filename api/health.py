@@ -1,0 +1,104 @@
+"""Whether the servers this service needs answer, and what is missing where they don't."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from models.enums import Priority
+from models.settings import Settings
+from streams.kafka import client_options
+from streams.topics import request_topic
+
+PROBE_SECONDS = 2.0
+#: Anybody may ask, so the servers are asked at most this often.
+_KEEP_SECONDS = 1.0
+#: Without these nothing is taken in; without Redis only what is live suffers.
+_NEEDED = ("kafka", "postgres")
+
+#: Says what is missing; None when nothing is.
+Probe = Callable[[], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a server said when it was asked last."""
+
+    missing: Mapping[str, str | None]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that is needed is there."""
+        return all(self.missing.get(name) is None for name in _NEEDED)
+
+
+class Probes:
+    """Asks all servers at once, each for at most PROBE_SECONDS."""
+
+    def __init__(self, probes: Mapping[str, Probe]) -> None:
+        self._probes = probes
+        self._asked: asyncio.Task[State] | None = None
+        self._asked_at = -_KEEP_SECONDS
+
+    async def state(self) -> State:
+        """How things are, no older than a second."""
+        if self._asked is None or (self._asked.done() and time.monotonic() - self._asked_at > _KEEP_SECONDS):
+            self._asked_at = time.monotonic()
+            self._asked = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asked)
+
+    async def _ask(self) -> State:
+        answers = await asyncio.gather(*(_bounded(probe) for probe in self._probes.values()))
+        return State(dict(zip(self._probes, answers, strict=True)))
+
+
+async def _bounded(probe: Probe) -> str | None:
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await probe()
+    except TimeoutError:
+        return "does not answer in time"
+    except Exception:
+        return "does not answer"
+
+
+def probes(settings: Settings, *, engine: AsyncEngine, redis: Redis) -> Probes:
+    """The probes of a running service."""
+
+    async def kafka() -> str | None:
+        return await _kafka(settings)
+
+    async def postgres() -> str | None:
+        async with engine.connect() as connection:
+            found = await connection.execute(text("SELECT to_regclass('notifications') IS NOT NULL"))
+            return None if found.scalar_one() else "tables are missing: run `comms migrate`"
+
+    async def valkey() -> str | None:
+        await redis.ping()
+        return None
+
+    return Probes({"kafka": kafka, "postgres": postgres, "redis": valkey})
+
+
+async def _kafka(settings: Settings) -> str | None:
+    options: dict[str, Any] = client_options(settings)
+    client = AIOKafkaClient(client_id="comms-ready", request_timeout_ms=int(PROBE_SECONDS * 1000), **options)
+    try:
+        await client.bootstrap()
+        cluster = await client.fetch_all_metadata()
+        wanted = {settings.kafka_topic_prefix + request_topic(priority) for priority in Priority}
+        return (
+            None
+            if wanted <= cluster.topics(exclude_internal_topics=False)
+            else "topics are missing: run `comms migrate`"
+        )
+    finally:
+        await client.close()

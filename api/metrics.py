@@ -1,0 +1,34 @@
+"""What the API counts. Labels are few: route templates, never paths; no person, no address."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from prometheus_client import Counter, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
+
+REQUESTS = Counter("comms_http_requests_total", "Requests by route and status.", ["method", "route", "status"])
+SECONDS = Histogram("comms_http_request_seconds", "Time to answer.", ["method", "route"], buckets=_SECONDS)
+ACCEPTED = Counter("comms_http_accepted_total", "Notifications answered with 202.", ["priority"])
+OUTBOX = Counter("comms_http_outbox_total", "Accepted notifications that went to the outbox: Kafka was away or slow.")
+
+
+@lru_cache(maxsize=2000)
+def _children(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
+
+
+def observe(method: str, route: str, status: int, seconds: float) -> None:
+    """Counts one answered request."""
+    counter, histogram = _children(method if method in _METHODS else "other", route, status)
+    counter.inc()
+    histogram.observe(seconds)
+
+
+def accepted(priority: str, *, in_outbox: bool) -> None:
+    """Counts one notification that was answered with 202."""
+    ACCEPTED.labels(priority).inc()
+    if in_outbox:
+        OUTBOX.inc()

@@ -1,0 +1,176 @@
+"""Reading notifications."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BeforeValidator
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.dependencies import PathId, UserOrService, services_of
+from api.documents import operation
+from api.errors import Problem, not_found
+from api.identity import Caller
+from api.paging import CursorText, Limit, cursor_of, listing, page
+from api.responses import reply, without_nulls
+from api.schemas import NotificationSummary, NotificationView
+from api.timeline import shown_overall, shown_status, timeline
+from models.enums import Channel, Role, Status
+from models.repositories import reading
+from models.repositories.reading import StoredDelivery, StoredNotification
+from models.requests import Instant, Key, UserId
+
+router = APIRouter(prefix="/notifications", tags=["notifications"])
+
+_SUMMARY = {
+    "notification_id": "019a3f5e-6c7d-7e0f-8a1b-2c3d4e5f6071",
+    "user_id": "user-42",
+    "status": "sent",
+    "category": "orders",
+    "priority": "normal",
+    "created_at": "2026-01-01T12:00:00.000Z",
+    "updated_at": "2026-01-01T12:00:00.250Z",
+    "metadata": {"order_id": "4711"},
+}
+_VIEW = {
+    **_SUMMARY,
+    "deliveries": [
+        {
+            "delivery_id": "5f0c6f7e-2a3b-5c4d-8e9f-0a1b2c3d4e5f",
+            "channel": "email",
+            "status": "sent",
+            "provider": "smtp",
+            "provider_message_id": "<5f0c6f7e-2a3b-5c4d-8e9f-0a1b2c3d4e5f.0@example.com>",
+            "attempts": 1,
+            "updated_at": "2026-01-01T12:00:00.250Z",
+        }
+    ],
+    "timeline": [
+        {"at": "2026-01-01T12:00:00.000Z", "event": "accepted"},
+        {"at": "2026-01-01T12:00:00.100Z", "channel": "email", "event": "queued"},
+        {"at": "2026-01-01T12:00:00.150Z", "channel": "email", "event": "sending", "detail": "attempt 1"},
+        {"at": "2026-01-01T12:00:00.250Z", "channel": "email", "event": "sent", "detail": "attempt 1: smtp"},
+    ],
+}
+
+
+def _plus(value: object) -> object:
+    """A plus sign that was not escaped in the query arrives as a blank."""
+    return value.replace(" ", "+") if isinstance(value, str) else value
+
+
+_Since = Annotated[Instant, BeforeValidator(_plus)]
+UserFilter = Annotated[UserId | None, Query(description="Whose. A user gets their own in any case.")]
+StatusFilter = Annotated[Status | None, Query(description="Where it stands.")]
+ChannelFilter = Annotated[Channel | None, Query(description="Has a delivery on this channel.")]
+CategoryFilter = Annotated[Key | None, Query(description="Its category.")]
+SinceFilter = Annotated[_Since | None, Query(description="Not older; RFC 3339.", examples=["2026-01-01T12:00:00Z"])]
+
+
+@router.get(
+    "",
+    **operation(
+        "List notifications",
+        "The newest first; all filters must fit. Users see their own.",
+        answer=NotificationSummary,
+        example=_SUMMARY,
+        many=True,
+        errors=["invalid"],
+    ),
+)
+async def list_notifications(
+    request: Request,
+    caller: UserOrService,
+    user_id: UserFilter = None,
+    status: StatusFilter = None,
+    channel: ChannelFilter = None,
+    category: CategoryFilter = None,
+    since: SinceFilter = None,
+    limit: Limit = 50,
+    cursor: CursorText = None,
+) -> Response:
+    place = cursor_of(cursor)
+    async with services_of(request).engine.connect() as connection:
+        rows = await reading.page(
+            connection,
+            user_id=_whose(caller, user_id),
+            status=status,
+            channel=channel,
+            category=category,
+            since=since,
+            before=None if place is None else (place.created_at, place.id),
+            limit=limit + 1,
+        )
+    shown, following = page(rows, limit)
+    return reply(listing([_summary(row) for row in shown], following))
+
+
+@router.get(
+    "/{notification_id}",
+    **operation(
+        "Read a notification",
+        "Its deliveries and what happened so far, attempt by attempt. Somebody else's is not found for a user.",
+        answer=NotificationView,
+        example=_VIEW,
+        errors=["not_found"],
+    ),
+)
+async def get_notification(notification_id: PathId, request: Request, caller: UserOrService) -> Response:
+    async with services_of(request).engine.connect() as connection:
+        found = await reading.notification(connection, notification_id)
+        if found is None or not _may_read(caller, found):
+            raise not_found("notification")
+        deliveries = await reading.deliveries(connection, notification_id)
+        attempts = await reading.attempts(connection, notification_id) if deliveries else []
+    shown = _summary(found) | {
+        "status": shown_overall(found, deliveries),
+        "deliveries": [_delivery(one) for one in deliveries],
+        "timeline": timeline(found, deliveries, attempts),
+    }
+    return reply(shown | without_nulls({"send_at": found.send_at, "expires_at": found.expires_at}))
+
+
+def _may_read(caller: Caller, found: StoredNotification) -> bool:
+    return caller.has(Role.SERVICE) or found.user_id == caller.user_id
+
+
+def _whose(caller: Caller, user_id: str | None) -> str | None:
+    if caller.has(Role.SERVICE):
+        return user_id
+    if user_id not in (None, caller.user_id):
+        raise Problem("forbidden", "A user lists what is their own.")
+    return caller.user_id
+
+
+def _summary(row: StoredNotification) -> dict[str, Any]:
+    return without_nulls(
+        {
+            "notification_id": row.id,
+            "user_id": row.user_id,
+            "status": row.status,
+            "reason": row.reason,
+            "category": row.category,
+            "priority": row.priority,
+            "created_at": row.created_at,
+            "updated_at": row.updated_at,
+            "metadata": row.metadata,
+        }
+    )
+
+
+def _delivery(row: StoredDelivery) -> dict[str, Any]:
+    return without_nulls(
+        {
+            "delivery_id": row.delivery_id,
+            "channel": row.channel,
+            "status": shown_status(row),
+            "reason": row.reason,
+            "provider": row.provider,
+            "provider_message_id": row.provider_message_id,
+            "attempts": row.attempts,
+            "ambiguous": True if row.ambiguous else None,
+            "updated_at": row.updated_at,
+        }
+    )

@@ -1,0 +1,437 @@
+"""Bodies besides the notification request: what comes in is strict, what goes out is here for the documentation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, Field, model_validator
+
+from models.addresses import EmailAddress, PhoneNumber
+from models.enums import Channel, Priority, Status
+from models.json_values import JsonObject, Maybe, Text
+from models.requests import Contract, Key, Locale, Timezone
+
+_ZONES = frozenset(available_timezones())
+
+
+def _known_zone(value: str) -> str:
+    if _ZONES and value not in _ZONES:
+        raise ValueError("must be a time zone of the IANA database, as in Europe/Berlin")
+    return value
+
+
+Zone = Annotated[Timezone, AfterValidator(_known_zone)]
+#: Source of one part; the template rules bound each part on their own.
+Source = Annotated[Text, Field(max_length=262_144)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+ClockTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+# -- templates
+
+
+class _Parts(Contract):
+    """The parts of one channel, as sources."""
+
+    def parts(self) -> dict[str, str]:
+        """The parts that are there, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
+class EmailParts(_Parts):
+    """`html`, `text`, or both."""
+
+    subject: Source
+    html: Maybe[Source] = None
+    text: Maybe[Source] = None
+    mjml: Annotated[Maybe[Source], Field(description="Not offered by this version: refused.")] = None
+
+    @model_validator(mode="after")
+    def _is_offered(self) -> Self:
+        if self.mjml is not None:
+            raise ValueError("MJML is not offered by this version; send html")
+        return self
+
+
+class SmsParts(_Parts):
+    """An SMS is its text."""
+
+    text: Source
+
+
+class PushParts(_Parts):
+    """What a device shows."""
+
+    title: Source
+    body: Source
+    action_url: Maybe[Source] = None
+    image_url: Maybe[Source] = None
+    data: Annotated[Maybe[dict[str, Any]], Field(description="Not offered by this version: refused.")] = None
+
+    @model_validator(mode="after")
+    def _is_offered(self) -> Self:
+        if self.data is not None:
+            raise ValueError("data in push templates is not offered by this version; use options.push.data")
+        return self
+
+
+class InAppParts(_Parts):
+    """What the inbox shows."""
+
+    title: Source
+    body: Source
+    action_url: Maybe[Source] = None
+    image_url: Maybe[Source] = None
+
+
+class TemplateChannels(Contract):
+    """One entry for each channel that the template serves."""
+
+    email: Maybe[EmailParts] = None
+    sms: Maybe[SmsParts] = None
+    push: Maybe[PushParts] = None
+    in_app: Maybe[InAppParts] = None
+
+    @model_validator(mode="after")
+    def _is_something(self) -> Self:
+        if not self.parts():
+            raise ValueError("at least one channel is needed")
+        return self
+
+    def parts(self) -> dict[Channel, dict[str, str]]:
+        """The parts of each channel that is there."""
+        return {Channel(name): one.parts() for name, one in self if one is not None}
+
+
+class TemplateBody(Contract):
+    """A template's next version; the key is in the path."""
+
+    key: Annotated[Maybe[Key], Field(description="As in the path, or left out.")] = None
+    category: Maybe[Key] = None
+    locale: Annotated[Maybe[Locale], Field(description="Absent: the service's default locale.")] = None
+    variables: Annotated[
+        Maybe[Annotated[tuple[VariableName, ...], Field(max_length=200)]],
+        Field(description="Names that the data must have. Absent: those that the parts print."),
+    ] = None
+    channels: TemplateChannels
+    draft: Annotated[bool, Field(description="Keep it unpublished for now.")] = False
+
+
+class NewTemplateBody(TemplateBody):
+    """A new template."""
+
+    key: Key
+
+
+class PublishBody(Contract):
+    """Which version to put into use."""
+
+    version: Annotated[
+        Maybe[Annotated[int, Field(ge=1, le=2_000_000_000)]], Field(description="Absent: the newest.")
+    ] = None
+    locale: Maybe[Locale] = None
+
+
+class PreviewBody(Contract):
+    """What to render a template with."""
+
+    data: JsonObject = Field(default_factory=dict)
+    channels: Annotated[Maybe[TemplateChannels], Field(description="Unsaved parts to render instead.")] = None
+    locale: Maybe[Locale] = None
+    version: Maybe[Annotated[int, Field(ge=1, le=2_000_000_000)]] = None
+
+
+class UnsavedPreviewBody(Contract):
+    """Parts that are not saved, and what to render them with."""
+
+    channels: TemplateChannels
+    data: JsonObject = Field(default_factory=dict)
+
+
+class TemplateView(BaseModel):
+    """One version of a template in one locale."""
+
+    key: str
+    locale: str
+    version: int
+    category: str | None
+    variables: list[str]
+    channels: dict[Channel, dict[str, str]]
+    draft: bool
+    created_by: str
+    created_at: datetime
+    published_at: datetime | None
+
+
+class TemplateWithLocales(TemplateView):
+    """A template and the locales it has."""
+
+    locales: list[str]
+
+
+class PreviewView(BaseModel):
+    """The rendered parts of each channel."""
+
+    channels: dict[Channel, dict[str, str]]
+
+
+# -- people
+
+
+class ContactBody(Contract):
+    """A person's whole contact: what is left out is removed."""
+
+    email: Maybe[EmailAddress] = None
+    phone: Maybe[PhoneNumber] = None
+    name: Maybe[Annotated[Text, Field(max_length=200)]] = None
+    locale: Maybe[Locale] = None
+    timezone: Maybe[Zone] = None
+
+
+class ContactView(BaseModel):
+    """A person's contact; what is not known is absent."""
+
+    user_id: str
+    email: str | None = None
+    phone: str | None = None
+    name: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    updated_at: datetime
+
+
+class DeviceBody(Contract):
+    """A push token and the platform that gave it out."""
+
+    platform: Literal["fcm", "apns"]
+    token: Annotated[Text, Field(min_length=1, max_length=4096)]
+    kind: Annotated[
+        Maybe[Annotated[Text, Field(min_length=1, max_length=64)]],
+        Field(description="What the token is, in the vendor's words."),
+    ] = None
+
+
+class DeviceView(BaseModel):
+    """A device of a person."""
+
+    device_id: UUID
+    platform: Literal["fcm", "apns"]
+    token: str
+    kind: str | None = None
+    registered_at: datetime
+
+
+class QuietHours(Contract):
+    """When the person wants silence, by the clock of their time zone; may run over midnight."""
+
+    start: ClockTime
+    end: ClockTime
+    timezone: Zone
+
+
+class PreferencesBody(Contract):
+    """All that a person chose: what is left out is the default again."""
+
+    channels: dict[Channel, bool] = Field(default_factory=dict)
+    categories: Annotated[dict[Key, dict[Channel, bool]], Field(max_length=500)] = Field(default_factory=dict)
+    quiet_hours: Maybe[QuietHours] = None
+
+
+class PreferencesView(BaseModel):
+    """Only what the person chose; everything else is on."""
+
+    user_id: str
+    channels: dict[Channel, bool]
+    categories: dict[str, dict[Channel, bool]]
+    quiet_hours: QuietHours | None = None
+    updated_at: datetime | None = None
+
+
+# -- categories
+
+
+class CategoryBody(Contract):
+    """What hangs on a category; the key is in the path."""
+
+    key: Annotated[Maybe[Key], Field(description="As in the path, or left out.")] = None
+    transactional: Annotated[bool, Field(description="Opt-outs don't hold for it.")] = False
+    default_channels: Annotated[
+        tuple[Channel, ...],
+        Field(max_length=4, description="Used by requests that name no channel."),
+    ] = ()
+    priority: Annotated[Maybe[Priority], Field(description="Used by requests that name none.")] = None
+    quiet_hours: Literal["defer", "drop", "ignore"] = "ignore"
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        if len(set(self.default_channels)) != len(self.default_channels):
+            raise ValueError("default_channels: must not name a channel twice")
+        return self
+
+
+class NewCategoryBody(CategoryBody):
+    """A new category."""
+
+    key: Key
+
+
+class CategoryView(BaseModel):
+    """A category."""
+
+    key: str
+    transactional: bool
+    default_channels: list[Channel]
+    priority: Priority | None = None
+    quiet_hours: Literal["defer", "drop", "ignore"]
+    created_at: datetime
+    updated_at: datetime
+
+
+# -- notifications
+
+
+class AcceptedView(BaseModel):
+    """A request that will end in a final state."""
+
+    notification_id: UUID
+    status: Status
+    status_url: str
+
+
+class DeliveryView(BaseModel):
+    """A notification on one channel."""
+
+    delivery_id: UUID
+    channel: Channel
+    status: Status
+    reason: str | None = None
+    provider: str | None = None
+    provider_message_id: str | None = None
+    attempts: int
+    ambiguous: Annotated[
+        bool | None, Field(description="An attempt's outcome is unknown: the person may have got it twice.")
+    ] = None
+    updated_at: datetime
+
+
+class TimelineEntry(BaseModel):
+    """One thing that happened."""
+
+    at: datetime
+    channel: Channel | None = None
+    event: str
+    detail: str | None = None
+
+
+class NotificationSummary(BaseModel):
+    """A notification in a list."""
+
+    notification_id: UUID
+    user_id: str
+    status: Status
+    reason: str | None = None
+    category: str
+    priority: Priority
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, str]
+
+
+class NotificationView(NotificationSummary):
+    """A notification with its deliveries and what happened so far, the oldest first."""
+
+    send_at: datetime | None = None
+    expires_at: datetime | None = None
+    deliveries: list[DeliveryView]
+    timeline: list[TimelineEntry]
+
+
+class CancelledView(BaseModel):
+    """What is left after a cancellation."""
+
+    notification_id: UUID
+    status: Status
+
+
+# -- inbox
+
+
+class InboxMessageView(BaseModel):
+    """An in-app message."""
+
+    id: UUID
+    notification_id: UUID
+    category: str
+    title: str
+    body: str
+    action_url: str | None = None
+    image_url: str | None = None
+    created_at: datetime
+    read_at: datetime | None = None
+
+
+class UnreadView(BaseModel):
+    """How many messages are unread."""
+
+    unread: int
+
+
+class ReadView(BaseModel):
+    """A message that was read."""
+
+    id: UUID
+    read_at: datetime
+
+
+class ReadAllView(BaseModel):
+    """How many messages this call marked."""
+
+    marked: int
+
+
+# -- the service itself
+
+
+class ServerState(BaseModel):
+    """Whether a server answers, and what is missing where it doesn't."""
+
+    ok: bool
+    missing: str | None = None
+
+
+class ReadyView(BaseModel):
+    """What the service needs, each by name."""
+
+    status: Literal["ready", "not ready"]
+    kafka: ServerState
+    postgres: ServerState
+    redis: ServerState
+
+
+class HealthView(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class FieldErrorView(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    reason: str
+
+
+class ProblemView(BaseModel):
+    """RFC 9457, with the fields that are wrong and the id to quote to the operators."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    errors: list[FieldErrorView] | None = None
+    request_id: str | None = None
+    notification_id: UUID | None = None

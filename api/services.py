@@ -1,0 +1,41 @@
+"""All that the routes work with, made once per process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.checks import Checks
+from api.health import Probes
+from api.identity import Identifies
+from models.enums import Priority
+from models.requests import NotificationRequest
+from models.settings import Settings
+from streams.domain.templates import Renderer
+from streams.intake import Accepted
+from streams.records import Headers
+
+
+class Accepts(Protocol):
+    """The part of the intake that the API needs."""
+
+    def accept(
+        self, request: NotificationRequest, *, client: str, priority: Priority, headers: Headers = ()
+    ) -> Awaitable[Accepted]:
+        """Makes a request durable; raises Conflict or Unavailable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What a process has to serve requests with."""
+
+    settings: Settings
+    engine: AsyncEngine
+    intake: Accepts
+    identity: Identifies
+    checks: Checks
+    renderer: Renderer
+    probes: Probes
