@@ -288,9 +288,9 @@ def sort(
 ) -> list[Any]:
     """Sorted, by `attribute` (or several, with commas) if given."""
     entries = _items_of(meter, value)
+    meter.charge(len(entries) * (8 + len(entries).bit_length()))
     getters = [_getter(name.strip() or None) for name in ("" if attribute is None else str(attribute)).split(",")][:5]
     keyed = [([_sort_key(getter(item), case_sensitive) for getter in getters], item) for item in entries]
-    meter.charge(len(keyed) * len(keyed).bit_length() * (1 + len(getters)))
     for key, _item in keyed:
         meter.weigh(key)
         meter.weigh(key)

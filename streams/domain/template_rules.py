@@ -11,22 +11,28 @@ import unicodedata
 from collections.abc import Iterator
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.lexer import Token, TokenStream
 
 from streams.domain.template_errors import SourceProblem
 
-#: Compiling costs 10 to 20 µs per token, and it happens inside the event loop.
-MAX_TOKENS = 4_000
+#: Compiling costs 10 to 20 µs per token, and it happens inside the event loop. A variable takes three to five.
+MAX_TOKENS = 2_000
 MAX_TOKENS_PER_TAG = 250
-MAX_NUMBER_LENGTH = 30
+MAX_NUMBER = 1e30
 MAX_BRACKETS = 20
 MAX_BLOCKS = 10
 MAX_DEPTH = 50
-MAX_NODES = 4_000
+MAX_NODES = 2_000
 MAX_LOOPS = 3
 MAX_BRANCHES = 40
+MAX_LINES = 20_000
+MAX_COMMENTS = 1_000
+MAX_NAME = 100
 
 TAGS = frozenset({"if", "elif", "else", "endif", "for", "endfor", "set", "with", "endwith"})
 _OPENERS = frozenset({"if", "for", "with"})
+_BRACKETS = {"lparen": 1, "lbracket": 1, "lbrace": 1, "rparen": -1, "rbracket": -1, "rbrace": -1}
 
 #: Names with a meaning of their own inside compiled templates.
 RESERVED_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
@@ -96,8 +102,9 @@ def parse(environment: Environment, source: str, *, max_chars: int, html: bool) 
         raise SourceProblem(f"longer than {max_chars} characters")
     if _UNSAFE_CHARACTERS.search(source):
         raise SourceProblem("a control character or a lone surrogate")
+    if source.count("\n") > MAX_LINES or source.count("{#") > MAX_COMMENTS:
+        raise SourceProblem("too many lines or comments")
     try:
-        _check_tokens(environment, source)
         tree = environment.parse(source)
     except TemplateSyntaxError as error:
         raise SourceProblem(f"line {error.lineno}: {_harmless(error.message or 'syntax error')}") from None
@@ -114,32 +121,38 @@ def _harmless(message: str) -> str:
     return _QUOTED.sub(lambda m: m[0] if m[0][1:-1] in _QUOTABLE else "'…'", message)[:200]
 
 
-# -- tokens: iterative, so hostile nesting costs nothing here
+# -- tokens: checked on their way from the lexer, which is iterative, to the parser, which is not
 
 
-def _check_tokens(environment: Environment, source: str) -> None:
-    total = in_tag = brackets = blocks = 0
-    after_block_begin = False
-    for _line, kind, value in environment.lexer.tokeniter(source, None):
-        if kind in ("whitespace", "data", "comment"):
-            continue
-        total += 1
-        in_tag += 1
-        if kind in ("variable_begin", "block_begin"):
-            in_tag = 0
-        elif kind == "operator":
-            brackets += (value in "([{") - (value in ")]}")
-        elif after_block_begin:
-            blocks += _block_change(kind, value)
-        elif kind in ("integer", "float") and len(value) > MAX_NUMBER_LENGTH:
-            raise SourceProblem("a number with too many digits")
-        after_block_begin = kind == "block_begin"
-        if in_tag > MAX_TOKENS_PER_TAG:
-            raise SourceProblem("an expression that is too long")
-        if brackets > MAX_BRACKETS or blocks > MAX_BLOCKS:
-            raise SourceProblem("nested too deeply")
-        if total > MAX_TOKENS:
-            raise SourceProblem("too many expressions")
+class TokenRules(Extension):
+    """Lets the parser see no more nesting and no more tokens than it can handle quickly."""
+
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        """Jinja's hook between lexer and parser."""
+        total = in_tag = brackets = blocks = 0
+        after_block_begin = False
+        for token in stream:
+            kind = token.type
+            yield token
+            if kind == "data":
+                continue
+            total += 1
+            in_tag += 1
+            if kind in ("variable_begin", "block_begin"):
+                in_tag = 0
+            elif kind in _BRACKETS:
+                brackets += _BRACKETS[kind]
+            elif after_block_begin:
+                blocks += _block_change(kind, str(token.value))
+            elif kind in ("integer", "float") and not abs(float(token.value)) < MAX_NUMBER:
+                raise SourceProblem("a number that is too large")
+            after_block_begin = kind == "block_begin"
+            if in_tag > MAX_TOKENS_PER_TAG:
+                raise SourceProblem("an expression that is too long")
+            if brackets > MAX_BRACKETS or blocks > MAX_BLOCKS:
+                raise SourceProblem("nested too deeply")
+            if total > MAX_TOKENS:
+                raise SourceProblem("too many expressions")
 
 
 def _block_change(kind: str, value: str) -> int:
@@ -233,7 +246,8 @@ def _check_attribute(node: nodes.Getattr, *, called: bool) -> None:
 
 def _check_name(node: nodes.Name, *, called: bool, owner: bool) -> None:
     name = node.name
-    if name in RESERVED_NAMES or name.startswith("_") or unicodedata.normalize("NFKC", name) != name:
+    odd = name.startswith("_") or len(name) > MAX_NAME or unicodedata.normalize("NFKC", name) != name
+    if odd or name in RESERVED_NAMES:
         raise SourceProblem(f"the name {_short(name)} is not allowed")
     if name == "loop" and not owner:
         raise SourceProblem("loop can only be asked for its attributes")
@@ -268,6 +282,8 @@ def _check_arithmetic(node: nodes.Mul | nodes.Mod) -> None:
 
 def check_key(key: object) -> None:
     """Keys with a leading underscore are Python's inner life in every known sandbox escape."""
+    if isinstance(key, str) and len(key) > MAX_NAME:
+        raise SourceProblem("a name that is too long")
     if isinstance(key, str) and any(part.strip().startswith("_") for part in re.split(r"[.,]", key)):
         raise SourceProblem("names that begin with an underscore are not allowed")
 
@@ -278,4 +294,4 @@ def _kind(node: nodes.Node) -> str:
 
 def _short(name: str) -> str:
     """A name as it may be shown: an identifier of sane length."""
-    return repr(name) if name.isidentifier() and len(name) <= 40 else "in use"
+    return repr(name) if name.isidentifier() and len(name) <= 40 else "used here"

@@ -20,14 +20,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from streams.domain.template_errors import SourceProblem, WorkProblem
 from streams.domain.template_filters import FILTERS, TESTS, contains, format_, range_
-from streams.domain.template_rules import METHODS
+from streams.domain.template_rules import METHODS, TokenRules
 from streams.domain.template_urls import safe_css, safe_css_url, safe_url, safe_url_rest
 from streams.domain.template_work import Meter, MissingValue, lookup, missing, number
 
 #: Filters that say something about a missing or null value instead of printing it.
 _LENIENT = frozenset({"default", "d", "tojson", "list"})
 
-_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f]")
 _ODD_BREAKS = re.compile("[\x0b\x0c\x1c-\x1e]+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -156,7 +156,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     lookup = staticmethod(lookup)
 
     def __init__(self, *, html: bool) -> None:
-        super().__init__(undefined=MissingValue, autoescape=html, optimized=False, cache_size=0)
+        super().__init__(
+            undefined=MissingValue, autoescape=html, optimized=False, cache_size=0, extensions=[TokenRules]
+        )
         self.globals.clear()
         filters = dict(FILTERS)
         if html:
@@ -268,7 +270,7 @@ class _Rewriter:
         if isinstance(node, nodes.TemplateData):
             return node
         place = self._places.get(id(node), "")
-        shown = _call("_show", self.expression(node), nodes.Const(_label_of(node)))
+        shown = _call("_show", self.expression(node, isinstance(node, nodes.CondExpr)), nodes.Const(_label_of(node)))
         if place.startswith("url:"):
             return _call("_url", shown, nodes.Const(place == "url:image"))
         return _call(f"_{place}", shown) if place else shown
@@ -306,9 +308,14 @@ class _Rewriter:
 
     def _condition(self, node: nodes.CondExpr, printed: bool) -> nodes.Expr:
         node.test = self.expression(node.test)
-        node.expr1 = self.expression(node.expr1, printed)
-        node.expr2 = self.expression(node.expr2, printed) if node.expr2 else nodes.Const("")
+        node.expr1 = self._branch(node.expr1, printed)
+        node.expr2 = self._branch(node.expr2, printed) if node.expr2 else nodes.Const("")
         return node
+
+    def _branch(self, node: nodes.Expr, printed: bool) -> nodes.Expr:
+        label = _label_of(node)
+        done = self.expression(node, printed)
+        return _call("_need", done, nodes.Const(label)) if printed and not isinstance(node, nodes.Const) else done
 
     def _operands(self, node: nodes.Expr) -> nodes.Expr:
         """Anything else: the same node over rewritten children."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from jinja2 import TemplateError as JinjaError
 from jinja2 import UndefinedError, nodes
 
 from streams.domain.template_errors import (
@@ -94,7 +95,7 @@ PARTS: Mapping[str, Mapping[str, PartRule]] = {
 #: Where a part of inline content is taken from when it isn't there itself.
 _FALLBACKS = {"title": "subject", "body": "text", "subject": "title", "text": "body"}
 
-_LINE_BREAKS = re.compile("[ \t]*[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+[ \t]*")
+_LINE_BREAKS = re.compile("[\t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029][ \t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*")
 
 _SANDBOXES = {"text": Sandbox(html=False), "html": Sandbox(html=True)}
 
@@ -161,7 +162,7 @@ class Renderer:
         except SourceProblem as error:
             raise TemplateRefused(part, str(error)) from None
         except UndefinedError as error:
-            raise MissingVariable(error.message or "value", part) from None
+            raise MissingVariable((error.message or "value")[:200], part) from None
         except WorkProblem as error:
             raise RenderFailed(part, str(error)) from None
         except Exception as error:
@@ -255,7 +256,7 @@ def _compile(rule: PartRule, source: str) -> RootFunction:
     places = places_of(tree) if rule.format == "html" else {}
     try:
         return _SANDBOXES[rule.format].compile_tree(tree, places)
-    except (RecursionError, SyntaxError, MemoryError, ValueError):
+    except (JinjaError, RecursionError, SyntaxError, MemoryError, ValueError):
         raise SourceProblem("too complex to compile") from None
 
 

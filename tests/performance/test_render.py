@@ -1,0 +1,52 @@
+"""What rendering costs: `pytest tests/performance/test_render.py --benchmark-only` prints the table."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from streams.domain.templates import Renderer, check_parts
+
+EMAIL = {
+    "subject": "Order {{ order.id }} for {{ name }}",
+    "html": """<html><body><h1>Hello {{ name }}!</h1>
+<p>Your order <a href="{{ url }}">{{ order.id }}</a> of {{ '%.2f'|format(order.total) }} has shipped.</p>
+<ul>{% for line in order.lines %}<li>{{ loop.index }}: {{ line.sku }} x {{ line.qty }}</li>{% endfor %}</ul>
+{% if user.plan == 'pro' %}<p>Thank you for being pro.</p>{% endif %}</body></html>""",
+    "text": "Hello {{ name }}! Your order {{ order.id }} has shipped.",
+}
+SMS = {"text": "Your code is {{ code }}, {{ name }}."}
+DATA = {
+    "name": "Ada Lovelace",
+    "code": "123456",
+    "url": "https://shop.example/orders/4711?from=mail",
+    "user": {"plan": "pro"},
+    "order": {"id": 4711, "total": 19.5, "lines": [{"sku": "A1", "qty": 2}, {"sku": "B2", "qty": 1}]},
+}
+
+
+def test_render_of_an_sms(benchmark: BenchmarkFixture) -> None:
+    renderer = Renderer()
+    assert benchmark(renderer.render, "sms", SMS, DATA) == {"text": "Your code is 123456, Ada Lovelace."}
+
+
+def test_render_of_an_email_in_three_parts(benchmark: BenchmarkFixture) -> None:
+    renderer = Renderer()
+    assert "<li>2: B2 x 1</li>" in benchmark(renderer.render, "email", EMAIL, DATA)["html"]
+
+
+def test_check_and_compile_of_an_email(benchmark: BenchmarkFixture) -> None:
+    assert benchmark(check_parts, "email", EMAIL) == []
+
+
+@pytest.mark.parametrize(("channel", "parts"), [("sms", SMS), ("email", EMAIL)])
+def test_p99_is_below_a_millisecond(channel: str, parts: dict[str, str]) -> None:
+    renderer, times = Renderer(), []
+    renderer.render(channel, parts, DATA)
+    for _ in range(1_000):
+        started = time.perf_counter()
+        renderer.render(channel, parts, DATA)
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[990] < 0.001
