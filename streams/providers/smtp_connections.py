@@ -11,7 +11,6 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiosmtplib
@@ -44,11 +43,11 @@ class SmtpConnections:
         settings: Settings,
         *,
         tls_context: ssl.SSLContext | None = None,
-        clock: Callable[[], float] | None = None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._settings = settings
         self._tls_context = tls_context
-        self._clock = clock
+        self._idle_seconds = idle_seconds
         self._slots = asyncio.Semaphore(settings.smtp_connections)
         self._idle: deque[Connection] = deque()
         self._hostname: str | None = None
@@ -67,7 +66,7 @@ class SmtpConnections:
         """An open connection that was used before, if there is one that is not too old."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.client.is_connected and self._now() - connection.idle_since < IDLE_SECONDS:
+            if connection.client.is_connected and _now() - connection.idle_since < self._idle_seconds:
                 return connection
             self._say_goodbye(connection)
         return None
@@ -106,7 +105,7 @@ class SmtpConnections:
         if connection.messages >= MESSAGES_PER_CONNECTION:
             self._say_goodbye(connection)
             return
-        connection.idle_since = self._now()
+        connection.idle_since = _now()
         self._idle.append(connection)
         self._plan_sweep()
 
@@ -119,9 +118,6 @@ class SmtpConnections:
             self._say_goodbye(self._idle.pop())
         if self._farewells:
             await asyncio.wait(self._farewells)
-
-    def _now(self) -> float:
-        return self._clock() if self._clock is not None else asyncio.get_running_loop().time()
 
     def _context(self) -> ssl.SSLContext | None:
         if self._settings.smtp_tls != "none" and self._tls_context is None:
@@ -139,11 +135,11 @@ class SmtpConnections:
 
     def _plan_sweep(self) -> None:
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_old)
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_seconds, self._close_old)
 
     def _close_old(self) -> None:
         self._sweep = None
-        oldest_allowed = self._now() - IDLE_SECONDS
+        oldest_allowed = _now() - self._idle_seconds
         while self._idle and self._idle[0].idle_since <= oldest_allowed:
             self._say_goodbye(self._idle.popleft())
         if self._idle:
@@ -153,6 +149,10 @@ class SmtpConnections:
         task = asyncio.get_running_loop().create_task(_quit(connection.client))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _greet(client: aiosmtplib.SMTP) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from typing import Any
 
 from aiohttp import web
@@ -31,19 +32,21 @@ def complaints(body: Any) -> list[str]:
 class SendGridServer:
     """The API on loopback. `fault` is `hang`, `reset`, `cut`, or nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.complaints: list[str] = []
         self.connections: set[Any] = set()
         self.behave()
         app = web.Application()
         app.router.add_post("/v3/mail/send", self._send)
-        self._server = TestServer(app, host="127.0.0.1")
+        app.router.add_route("*", "/elsewhere", self._elsewhere)
+        self._tls = tls
+        self._server = TestServer(app, host="127.0.0.1", scheme="https" if tls else "http")
 
     async def start(self) -> None:
         """Listens on a free port."""
-        await self._server.start_server()
-        self.url = f"http://127.0.0.1:{self._server.port}"
+        await self._server.start_server(ssl=self._tls)
+        self.url = f"{self._server.scheme}://127.0.0.1:{self._server.port}"
 
     async def stop(self) -> None:
         """Goes away."""
@@ -78,6 +81,10 @@ class SendGridServer:
             return web.json_response(self.answer, status=self.status, headers=self.headers)
         self.bodies.append(body)
         return web.Response(status=self.status, headers=self.headers)
+
+    async def _elsewhere(self, request: web.Request) -> web.Response:
+        """Where a redirect leads: who follows it is told that all is well."""
+        return web.Response(status=202)
 
     async def _fail(self, request: web.Request) -> None:
         assert request.transport is not None

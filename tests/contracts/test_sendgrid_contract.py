@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -29,6 +30,7 @@ from tests.contracts.deliveries import (
     with_attachment,
 )
 from tests.contracts.injection import deliveries
+from tests.contracts.mail_server import self_signed
 from tests.contracts.provider_contract import ProviderContract
 from tests.contracts.sendgrid_server import SendGridServer, complaints
 
@@ -177,6 +179,17 @@ class TestSendGrid(ProviderContract):
         result = await provider.send(self.delivery())
         await provider.close()
         assert (result.outcome, result.reason) == (Outcome.BROKEN, "401")
+
+    async def test_a_certificate_nobody_vouches_for_is_broken(self, tmp_path: Path) -> None:
+        context, _ = self_signed(tmp_path)
+        server = SendGridServer(tls=context)
+        await server.start()
+        provider = sendgrid_provider(server)
+        result = await provider.send(self.delivery())
+        await provider.close()
+        await server.stop()
+        assert (result.outcome, result.reason) == (Outcome.BROKEN, "certificate refused")
+        assert server.bodies == []
 
     async def test_a_request_s_own_sender_breaks_nothing_for_others(
         self, provider: SendGridProvider, counterpart: SendGridServer
