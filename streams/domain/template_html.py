@@ -11,43 +11,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from jinja2 import nodes
 
 from streams.domain.template_errors import SourceProblem
+from streams.domain.template_markup import LINKS, RAW_TEXT, WATCHED, check_whole, checked_attribute, checked_element
 from streams.domain.template_urls import LINK_SCHEMES, check_css, decode_attribute, safe_url, scheme_of
 
 #: Reading markup costs 1 to 4 µs per step (a plain tag, or each piece of an unusual one), inside the event loop.
 MAX_STEPS = 15_000
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-ELEMENTS = _words(
-    "html head body title meta style table thead tbody tfoot tr td th caption col colgroup p div span a img br hr "
-    "h1 h2 h3 h4 h5 h6 ul ol li dl dt dd b i u s em strong small big sub sup font center blockquote pre code abbr "
-    "acronym address article aside section header footer main nav figure figcaption picture del ins mark q cite kbd "
-    "samp var time wbr bdi bdo tt strike map area details summary label o:p"
-)
-_RAW_TEXT = frozenset({"style", "title"})
-_LINKS = _words(
-    "href src action formaction background cite poster longdesc lowsrc dynsrc data xlink:href usemap ping profile "
-    "manifest codebase classid archive icon"
-)
-#: Attributes whose text is looked at.
-_WATCHED = _LINKS | {"style", "srcset", "http-equiv"}
-_META_EQUIV = frozenset({"content-type", "x-ua-compatible", "content-language"})
 _SPACE = re.compile(r"[ \t\n\f\r]*")
-_ATTRIBUTE = re.compile(r"[A-Za-z_@:][\w.:-]*", re.ASCII)
 _UNQUOTED = re.compile(r"[^ \t\n\f\r>\"'<=`]*")
 _TAG_NAME = re.compile(r"[A-Za-z0-9:-]*")
 _TAG_SPACE = re.compile(r"[ \t\n\f\r/]*")
 _ATTRIBUTE_NAME = re.compile(r"[^ \t\n\f\r/>=]*")
-_RAW_END = {tag: re.compile(f"</{tag}(?=[ \\t\\n\\f\\r/>])", re.IGNORECASE) for tag in _RAW_TEXT}
+_RAW_END = {tag: re.compile(f"</{tag}(?=[ \\t\\n\\f\\r/>])", re.IGNORECASE) for tag in RAW_TEXT}
 #: A whole tag with nothing odd in it, which is nearly every tag.
 _PLAIN_TAG = re.compile(
     r"<(/?)([A-Za-z][A-Za-z0-9:-]*+)((?:[ \t\n\r]++[A-Za-z][A-Za-z-]*+=(?:\"[^\"]*+\"|'[^']*+'))*+)[ \t\n\r]*+/?>"
@@ -189,7 +170,7 @@ class _Scanner:
             raise SourceProblem(f"no value may stand in {place.attribute}")
         if place.attribute == "style":
             self._dynamic_css(node, place)
-        elif place.attribute in _LINKS and place.seen != _SETTLED:
+        elif place.attribute in LINKS and place.seen != _SETTLED:
             image = place.attribute in ("src", "background")
             self.kinds[id(node)] = "url_rest" if place.seen else f"url:{'image' if image else 'link'}"
             self.place = place._replace(seen=place.seen + "\0")
@@ -216,14 +197,14 @@ class _Scanner:
 
     def _plain_tag(self, found: re.Match[str]) -> None:
         slash, name, attributes = found.groups()
-        tag = slash + _checked_element(name)
+        tag = slash + checked_element(name)
         for attribute in _PLAIN_ATTRIBUTE.finditer(attributes):
             self._step()
-            checked = _checked_attribute(attribute[1])
-            if checked in _WATCHED:
+            checked = checked_attribute(attribute[1])
+            if checked in WATCHED:
                 self.place = Place("value", tag=tag, attribute=checked)
                 self._attribute_text(attribute[2] or attribute[3] or "", closed=True)
-        self.place = Place("raw", tag=tag) if tag in _RAW_TEXT else Place()
+        self.place = Place("raw", tag=tag) if tag in RAW_TEXT else Place()
 
     def _open(self, data: str, at: int) -> int:
         """After `<`; `seen` is the slash of an end tag, which travels in `quote` while its name is read."""
@@ -250,7 +231,7 @@ class _Scanner:
             return end
         if end < len(data) and data[end] not in " \t\n\f\r/>":
             raise SourceProblem("an element with an odd name")
-        self.place = Place("tag", tag=self.place.quote + _checked_element(name))
+        self.place = Place("tag", tag=self.place.quote + checked_element(name))
         return end
 
     def _tag(self, data: str, at: int) -> int:
@@ -262,7 +243,7 @@ class _Scanner:
             return at
         if data[at] == ">":
             tag = self.place.tag
-            self.place = Place("raw", tag=tag) if tag in _RAW_TEXT else Place()
+            self.place = Place("raw", tag=tag) if tag in RAW_TEXT else Place()
             return at + 1
         self.place = Place("attribute", tag=self.place.tag)
         return at
@@ -273,7 +254,7 @@ class _Scanner:
         if end == len(data) and len(name) < 60:
             self.place = self.place._replace(seen=name)
             return end
-        self.place = Place("equals", tag=self.place.tag, attribute=_checked_attribute(name))
+        self.place = Place("equals", tag=self.place.tag, attribute=checked_attribute(name))
         return end
 
     def _equals(self, data: str, at: int) -> int:
@@ -366,12 +347,12 @@ class _Scanner:
         place = self.place
         if place.attribute == "style":
             seen = self._css(decode_attribute(text, more_follows=not closed), more_follows=not closed)
-        elif place.attribute in _LINKS and place.seen != _SETTLED:
+        elif place.attribute in LINKS and place.seen != _SETTLED:
             seen = self._link(place.seen + decode_attribute(text, more_follows=not closed), closed=closed)
         elif place.attribute in ("srcset", "http-equiv"):
             seen = place.seen + decode_attribute(text, more_follows=not closed)
             if closed:
-                _check_whole(place.attribute, seen)
+                check_whole(place.attribute, seen)
         else:
             seen = ""
         self.place = place._replace(seen=seen)
@@ -389,32 +370,6 @@ class _Scanner:
         if closed or re.search(r"[/?#\\]", url):
             return _SETTLED
         return url.strip(" \t\n\f\r")
-
-
-def _checked_element(name: str) -> str:
-    name = name.lower()
-    if name not in ELEMENTS:
-        raise SourceProblem(f"the element <{name[:40]}> is not allowed")
-    return name
-
-
-@lru_cache(maxsize=512)
-def _checked_attribute(name: str) -> str:
-    name = name.lower()
-    if not _ATTRIBUTE.fullmatch(name):
-        raise SourceProblem("an attribute with an odd name")
-    if name.startswith("on") or name in ("srcdoc", "formaction", "ping"):
-        raise SourceProblem(f"the attribute {name[:40]} is not allowed")
-    return name
-
-
-def _check_whole(attribute: str, value: str) -> None:
-    if attribute == "http-equiv" and value.strip().lower() not in _META_EQUIV:
-        raise SourceProblem("http-equiv may only name content-type, x-ua-compatible or content-language")
-    if attribute == "srcset":
-        for candidate in value.split(","):
-            if safe_url(candidate.strip()) != candidate.strip():
-                raise SourceProblem("srcset may only hold http addresses")
 
 
 def _end_of(pattern: re.Pattern[str], data: str, at: int) -> int:

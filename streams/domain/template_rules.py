@@ -39,17 +39,23 @@ RESERVED_NAMES = frozenset({"self", "super", "caller", "varargs", "kwargs"})
 LOOP_ATTRIBUTES = frozenset(
     {"index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0", "previtem", "nextitem"}
 )
-#: Calls of methods that templates in the wild use, and the filter each one means here. No Python method is called.
+#: Calls of methods that templates in the wild use: the filter each one means here, and how many arguments it takes.
+#: No Python method is called.
 METHODS = {
-    "items": "items",
-    "keys": "keys",
-    "values": "values",
-    "get": "get",
-    "upper": "upper",
-    "lower": "lower",
-    "title": "title",
-    "capitalize": "capitalize",
-    "strip": "trim",
+    "items": ("items", 0, 0),
+    "keys": ("keys", 0, 0),
+    "values": ("values", 0, 0),
+    "get": ("get", 1, 2),
+    "upper": ("upper", 0, 0),
+    "lower": ("lower", 0, 0),
+    "title": ("title", 0, 0),
+    "capitalize": ("capitalize", 0, 0),
+    "strip": ("trim", 0, 1),
+    "split": ("split", 0, 1),
+    "replace": ("replace", 2, 3),
+    "join": ("join", 1, 1),
+    "startswith": ("startswith", 1, 1),
+    "endswith": ("endswith", 1, 1),
 }
 
 _SAFE_NODES: tuple[type[nodes.Node], ...] = (
@@ -226,7 +232,8 @@ def _check_call(node: nodes.Call) -> None:
     elif isinstance(target, nodes.Getattr) and isinstance(target.node, nodes.Name) and target.node.name == "loop":
         allowed = target.attr == "cycle" and bool(node.args)
     elif isinstance(target, nodes.Getattr):
-        allowed = target.attr in METHODS and (1 <= len(node.args) <= 2 if target.attr == "get" else not node.args)
+        _filter, least, most = METHODS.get(target.attr, ("", 1, 0))
+        allowed = least <= len(node.args) <= most
     else:
         allowed = False
     if not allowed:

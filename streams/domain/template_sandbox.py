@@ -19,8 +19,10 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from streams.domain.template_errors import SourceProblem, WorkProblem
-from streams.domain.template_filters import FILTERS, TESTS, contains, format_, range_
+from streams.domain.template_filters import FILTERS, range_
 from streams.domain.template_rules import METHODS, TokenRules
+from streams.domain.template_tests import TESTS, contains
+from streams.domain.template_text import format_
 from streams.domain.template_urls import safe_css, safe_css_url, safe_url, safe_url_rest
 from streams.domain.template_work import Meter, MissingValue, lookup, missing, number
 
@@ -357,7 +359,10 @@ class _Rewriter:
         owner = cast(nodes.Getattr, target)
         if owner.attr == "cycle":
             return _call("_cycle", nodes.Getattr(owner.node, "index0", "load"), *values)
-        return _call(METHODS[owner.attr], self.expression(owner.node, True), *values)
+        subject = self.expression(owner.node, True)
+        if owner.attr == "join":
+            return _call("join", values[0], subject)
+        return _call(METHODS[owner.attr][0], subject, *values)
 
     def _compare(self, node: nodes.Compare) -> nodes.Expr:
         sides = [node.expr, *(operand.expr for operand in node.ops)]

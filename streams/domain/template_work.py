@@ -122,3 +122,15 @@ def number(value: object) -> int | float:
     if isinstance(value, Undefined):
         str(value)
     raise WorkProblem("arithmetic with something that is not a number")
+
+
+def items_of(meter: Meter, value: Any) -> list[Any]:
+    """A list from anything that can be looped over, paid for by its length."""
+    if isinstance(value, (list, tuple, dict, str)):
+        meter.charge(1 + len(value))
+        return list(value)
+    if value is None:
+        raise missing("value")
+    if isinstance(value, Undefined):
+        str(value)
+    raise WorkProblem("a list is needed")

@@ -15,12 +15,14 @@ from streams.domain.templates import MissingVariable, Renderer, RenderFailed, Te
 
 _FILE = json.loads((Path(__file__).parents[1] / "payloads" / "template_attacks.json").read_text())
 CASES: list[dict[str, Any]] = _FILE["cases"]
+#: Of CPU; the wall clock of a busy machine would measure its other work.
 MAX_SECONDS = 0.5
 
 
 def _context(case: dict[str, Any]) -> dict[str, Any]:
     context: dict[str, Any] = copy.deepcopy(_FILE["context"])
-    return context | case.get("context_patch", {})
+    context.update(case.get("context_patch", {}))
+    return context
 
 
 def _parts(case: dict[str, Any]) -> dict[str, str]:
@@ -38,10 +40,10 @@ def _outcome(case: dict[str, Any], data: dict[str, Any]) -> str | TemplateError:
 def test_case(case: dict[str, Any]) -> None:
     data = _context(case)
     before = copy.deepcopy(data)
-    started = time.perf_counter()
+    started = time.thread_time()
     problems = check_parts("email", _parts(case))
     outcome = _outcome(case, data)
-    assert time.perf_counter() - started < MAX_SECONDS
+    assert time.thread_time() - started < MAX_SECONDS
     assert data == before, "a template changed its data"
 
     accepted = {case["expect"], *case.get("accept_also", [])}

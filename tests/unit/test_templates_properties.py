@@ -8,7 +8,7 @@ import nh3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.domain.template_html import ELEMENTS
+from streams.domain.template_markup import ELEMENTS
 from streams.domain.templates import Renderer, TemplateError, check_parts
 
 RENDERER = Renderer()

@@ -16,7 +16,7 @@ SOME = list(range(2_000))
 LONG = "x" * 400_000
 WIDE = "\U0001f600" * 100_000
 TREE = json.loads("[" * 900 + "]" * 900)
-#: About 50 ms on a quiet core; generous, since the cores are shared.
+#: Of CPU: about 50 ms on a quiet core.
 MAX_SECONDS = 0.4
 
 
@@ -79,10 +79,10 @@ EXHAUSTING: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", EXHAUSTING)
 def test_work_is_bounded(name: str) -> None:
     source, data = EXHAUSTING[name]
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(RenderFailed):
         Renderer().render("email", {"subject": "s", "text": source}, data)
-    assert time.perf_counter() - started < MAX_SECONDS
+    assert time.thread_time() - started < MAX_SECONDS
 
 
 @pytest.mark.parametrize("name", ["doubling by ~", "doubling a list", "upper", "quotes", "replace", "slices", "join"])
@@ -160,8 +160,8 @@ HOSTILE_SOURCES = {
 @pytest.mark.parametrize("name", HOSTILE_SOURCES)
 def test_hostile_sources_are_refused_quickly(name: str) -> None:
     parts = {"subject": "s", "html": HOSTILE_SOURCES[name]}
-    started = time.perf_counter()
+    started = time.thread_time()
     problems = check_parts("email", parts)
-    assert time.perf_counter() - started < MAX_SECONDS
+    assert time.thread_time() - started < MAX_SECONDS
     assert [type(problem) for problem in problems] == [TemplateRefused]
     assert len(problems[0].reason) < 300
