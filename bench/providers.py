@@ -1,6 +1,6 @@
 """How fast each provider alone sends, next to the same calls by a bare client; one JSON line each.
 
-    python -m bench.providers [--seconds 5]
+python -m bench.providers [--seconds 5]
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def check_email_options(options: EmailOptions) -> None:
     custom_headers("options.email.headers", options.headers)
     for tag in options.tags:
         _safe_tag(tag)
-    for attachment in options.attachments:
-        safe_text("options.email.attachments.filename", attachment.filename)
+    if options.attachments:
+        raise Refused("options.email.attachments", "is not offered by this version")
 
 
 def check_email_content(content: Mapping[str, str]) -> None:

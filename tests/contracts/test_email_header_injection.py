@@ -79,7 +79,7 @@ async def test_case(server: RawSmtp, provider: SmtpProvider, case: dict[str, Any
 def assert_early(delivery: Delivery) -> None:
     """The API refuses what the builder refuses, where it is an option."""
     options = delivery.options.email
-    if options is not None and not options.attachments:
+    if options is not None:
         with pytest.raises(Refused, match=r"^options\.email\.") as refused:
             check_email_options(options)
         assert "victim" not in str(refused.value)
