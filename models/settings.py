@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     smtp_username: str | None = None
     smtp_password: str | None = Field(default=None, repr=False)
     smtp_tls: str = Field(default="none", pattern=r"^(none|starttls|tls)$")
-    smtp_connections: int = Field(default=20, ge=1, le=500)
+    smtp_connections: int = Field(default=50, ge=1, le=500)
     sendgrid_api_key: str | None = Field(default=None, repr=False)
     sendgrid_base_url: str = "https://api.sendgrid.com"
 

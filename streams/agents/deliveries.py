@@ -20,6 +20,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -204,7 +205,7 @@ class DeliveryStage:
         provider = self._providers[0]
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with provider.slots or nullcontext(), asyncio.timeout(self._timeout_seconds):
                 result = await provider.send(delivery)
         except (UnsupportedFeature, Refused) as error:
             reason = f"invalid {error.field}"

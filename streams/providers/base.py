@@ -7,6 +7,7 @@ own retry. `reason` and `detail` are words from the vendor's vocabulary: no addr
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
@@ -52,6 +53,10 @@ class NotificationProvider(ABC):
 
     name: ClassVar[str]
     channel: ClassVar[Channel]
+
+    #: A bound of the provider's own on calls at once, over all lanes of the process. Lanes wait for it outside the
+    #: call's timeout, so that waiting is never taken for a slow provider.
+    slots: asyncio.Semaphore | None = None
 
     async def open(self) -> None:  # noqa: B027  most providers connect on first use
         """Prepares connections. Must not fail because the vendor is away."""
