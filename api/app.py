@@ -37,7 +37,6 @@ from streams.intake import Intake
 from streams.producer import Publisher
 
 VERSION = "0.1.0"
-PREFIX = "/api/v1"
 #: `previews` before `templates`: there is no template called preview.
 _ROUTERS = (notifications, reading, previews, templates, categories, contacts, devices, preferences, inbox)
 
@@ -69,7 +68,7 @@ def create_app(
     )
     app.add_middleware(Edge)
     for module in _ROUTERS:
-        app.include_router(module.router, prefix=PREFIX)
+        app.include_router(module.router)
     app.include_router(service.router)
     app.openapi = lambda: documents.document(app)  # type: ignore[method-assign]
     return app

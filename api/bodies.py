@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -17,6 +18,9 @@ M = TypeVar("M", bound=BaseModel)
 
 #: A sender that stops in the middle of a body for longer is answered with 408.
 BODY_IDLE_SECONDS = 1.5
+_SMALL_BYTES = 16 * 1024
+#: No field takes more, save what is inside `data`.
+_MAX_ITEMS = 1000
 _JSON = re.compile(rb'^application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*$', re.IGNORECASE)
 
 
@@ -35,13 +39,36 @@ def parsed(model: type[M], raw: bytes) -> M:
     Raises:
         Problem: 400 for what is no JSON, 422 for what breaks a rule.
     """
+    if len(raw) > _SMALL_BYTES:
+        _refuse_crowds(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        found = refusals(error)
+        found = [FieldError(refused.field, refused.reason) for refused in refusals(error)]
         if error.errors(include_input=False, include_url=False, include_context=False)[0]["type"] == "json_invalid":
             raise Problem("malformed", "The body is not valid JSON in UTF-8.") from None
-        raise invalid(FieldError(refused.field, refused.reason) for refused in found) from None
+        raise invalid(found) from None
+
+
+def _refuse_crowds(raw: bytes) -> None:
+    """Refuses early what would take seconds to refuse item by item: 100,000 wrong addresses are as many errors.
+
+    `data` is the caller's own, and looked at by a walk that stops at the first fault.
+    """
+    try:
+        level: list[Any] = [orjson.loads(raw)]
+    except orjson.JSONDecodeError:
+        return  # The models' own decoder says what is wrong with it.
+    while level:
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, list | dict) and len(value) > _MAX_ITEMS:
+                raise invalid([FieldError("body", f"holds a list or object with more than {_MAX_ITEMS} items")])
+            if isinstance(value, dict):
+                below.extend(item for name, item in value.items() if name != "data")
+            elif isinstance(value, list):
+                below.extend(value)
+        level = below
 
 
 async def read_bytes(request: Request, *, may_be_empty: bool = False) -> bytes:

@@ -79,9 +79,12 @@ def key_cursor_of(text: str | None, parts: int) -> tuple[str, ...] | None:
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+        raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error, ValueError):
         raise bad_cursor() from None
+    if base64.urlsafe_b64encode(raw).decode() != text:
+        raise bad_cursor()
+    return raw
 
 
 def bad_cursor() -> Exception:

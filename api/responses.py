@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 from starlette.responses import Response
@@ -15,6 +16,8 @@ from models.ids import rfc3339
 def _as_text(value: Any) -> str:
     if isinstance(value, datetime):
         return rfc3339(value)
+    if isinstance(value, UUID):  # The database driver's own kind, that the encoder doesn't know.
+        return str(value)
     raise TypeError(type(value).__name__)
 
 

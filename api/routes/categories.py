@@ -19,7 +19,7 @@ from api.schemas import CategoryBody, CategoryView, NewCategoryBody
 from models.repositories import categories
 from models.repositories.categories import StoredCategory
 
-router = APIRouter(prefix="/categories", tags=["categories"])
+router = APIRouter(prefix="/api/v1/categories", tags=["categories"])
 
 _BODY = {
     "transactional": False,

@@ -16,7 +16,7 @@ from api.responses import reply, without_nulls
 from api.schemas import ContactBody, ContactView
 from models.repositories import contacts
 
-router = APIRouter(prefix="/users/{user_id}/contact", tags=["people"])
+router = APIRouter(prefix="/api/v1/users/{user_id}/contact", tags=["people"])
 
 _BODY = {"email": "ada@example.com", "phone": "+4915112345678", "name": "Ada", "timezone": "Europe/Berlin"}
 _VIEW = {"user_id": "user-42", **_BODY, "updated_at": "2026-01-01T12:00:00.000Z"}

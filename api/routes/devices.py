@@ -18,7 +18,7 @@ from api.schemas import DeviceBody, DeviceView
 from models.repositories import contacts
 from models.repositories.contacts import StoredDevice
 
-router = APIRouter(prefix="/users/{user_id}/devices", tags=["people"])
+router = APIRouter(prefix="/api/v1/users/{user_id}/devices", tags=["people"])
 
 _BODY = {"platform": "fcm", "token": "fcm-registration-token"}
 _VIEW = {

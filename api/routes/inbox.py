@@ -17,7 +17,7 @@ from api.responses import reply, without_nulls
 from api.schemas import InboxMessageView, ReadAllView, ReadView, UnreadView
 from models.repositories import inbox
 
-router = APIRouter(prefix="/inbox", tags=["inbox"])
+router = APIRouter(prefix="/api/v1/inbox", tags=["inbox"])
 
 _VIEW = {
     "id": "5f0c6f7e-2a3b-5c4d-8e9f-0a1b2c3d4e5f",

@@ -22,7 +22,7 @@ from models.requests import NotificationRequest
 from streams.intake import waiting
 from streams.records import Headers
 
-router = APIRouter(prefix="/notifications", tags=["notifications"])
+router = APIRouter(prefix="/api/v1/notifications", tags=["notifications"])
 
 #: https://www.rfc-editor.org/rfc/rfc9110#section-5.5: what a header can hold; blanks at its ends are not part of it.
 _PRINTABLE = re.compile(rb"^[\x20-\x7e]{1,255}$")

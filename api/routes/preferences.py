@@ -17,7 +17,7 @@ from api.schemas import PreferencesBody, PreferencesView
 from models.repositories import preferences
 from models.repositories.preferences import StoredPreferences
 
-router = APIRouter(prefix="/users/{user_id}/preferences", tags=["people"])
+router = APIRouter(prefix="/api/v1/users/{user_id}/preferences", tags=["people"])
 
 _BODY = {
     "channels": {"sms": False},

@@ -20,7 +20,7 @@ from models.enums import Channel
 from models.repositories import templates
 from streams.domain.templates import MissingVariable, Renderer, TemplateError
 
-router = APIRouter(prefix="/templates", tags=["templates"])
+router = APIRouter(prefix="/api/v1/templates", tags=["templates"])
 
 _DATA = {"name": "Ada", "order": {"id": 4711}}
 _RENDERED = {

@@ -22,7 +22,7 @@ from models.repositories import reading
 from models.repositories.reading import StoredDelivery, StoredNotification
 from models.requests import Instant, Key, UserId
 
-router = APIRouter(prefix="/notifications", tags=["notifications"])
+router = APIRouter(prefix="/api/v1/notifications", tags=["notifications"])
 
 _SUMMARY = {
     "notification_id": "019a3f5e-6c7d-7e0f-8a1b-2c3d4e5f6071",

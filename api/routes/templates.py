@@ -22,7 +22,7 @@ from models.repositories import templates
 from models.repositories.templates import NewTemplate, StoredTemplate
 from streams.domain.templates import check_parts, variables
 
-router = APIRouter(prefix="/templates", tags=["templates"])
+router = APIRouter(prefix="/api/v1/templates", tags=["templates"])
 
 LocaleText = Annotated[
     str | None,

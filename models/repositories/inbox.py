@@ -1,4 +1,4 @@
-"""In-app messages: stored once by the in-app lane, read by the person they are for."""
+"""In-app messages as the person they are for reads them; `inbox_items` writes them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from models.deliveries import Delivery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +27,6 @@ class InboxMessage:
 
 
 _FIELDS = "id, notification_id, category, title, body, action_url, image_url, created_at, read_at"
-
-_ADD = text(
-    """
-    INSERT INTO inbox (id, notification_id, user_id, category, title, body, action_url, image_url, created_at)
-    VALUES (:id, :notification_id, :user_id, :category, :title, :body, :action_url, :image_url, now())
-    ON CONFLICT (id) DO NOTHING RETURNING id
-    """
-)
 
 _PAGE = text(
     f"""
@@ -57,22 +47,6 @@ _READ = text(
 )
 
 _READ_ALL = text("UPDATE inbox SET read_at = now() WHERE user_id = :user_id AND read_at IS NULL")
-
-
-async def add(connection: AsyncConnection, delivery: Delivery) -> bool:
-    """Stores a rendered delivery as a message; True when it is new."""
-    content = delivery.content
-    values = {
-        "id": delivery.delivery_id,
-        "notification_id": delivery.notification_id,
-        "user_id": delivery.user_id,
-        "category": delivery.category,
-        "title": content.get("title", ""),
-        "body": content.get("body", ""),
-        "action_url": content.get("action_url") or None,
-        "image_url": content.get("image_url") or None,
-    }
-    return (await connection.execute(_ADD, values)).one_or_none() is not None
 
 
 async def page(
