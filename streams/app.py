@@ -27,6 +27,8 @@ from streams.waiting_room import outbox_room, schedule_room
 
 #: How long a batch waits for more, which is also the pace of an idle lane: short where people wait.
 _LINGER_SECONDS = {Priority.HIGH: 0.02, Priority.NORMAL: 0.03, Priority.LOW: 0.05}
+#: The same for a channel without provider, where nothing but failures is to be told.
+_UNUSED_LINGER_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,5 +129,5 @@ def _channel_lanes(parts: Parts) -> Iterator[Lane]:
                 handle=stage,
                 # Never more claims than call slots: a killed worker leaves no more than these in doubt.
                 batch_records=parts.settings.calls_in_flight,
-                linger_seconds=_LINGER_SECONDS[priority],
+                linger_seconds=_LINGER_SECONDS[priority] if parts.providers[channel] else _UNUSED_LINGER_SECONDS,
             )

@@ -29,7 +29,7 @@ def worker(
         start_http_server(settings.metrics_port)
     except OSError:
         raise CommandError(f"METRICS_PORT {settings.metrics_port} is taken") from None
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        went_well = runner.run(run(settings, only or []))
+    uvloop.install()  # a policy, because the lanes' consumers make loops of their own in threads
+    went_well = asyncio.run(run(settings, only or []))
     if not went_well:
         raise CommandError("a lane crashed; the log tells why")
