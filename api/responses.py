@@ -24,7 +24,8 @@ def _as_text(value: Any) -> str:
 def reply(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; times are RFC 3339 in UTC with milliseconds."""
     return Response(
-        orjson.dumps(content, default=_as_text, option=orjson.OPT_PASSTHROUGH_DATETIME),
+        # NON_STR_KEYS: channels are keys of a kind that is text to Python, and none to the encoder.
+        orjson.dumps(content, default=_as_text, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS),
         status_code=status,
         headers=headers,
         media_type="application/json",
