@@ -59,9 +59,10 @@ class System:
         return pid
 
     def cpu_seconds(self, name: str) -> float:
-        """CPU time that a part has used since it started."""
-        times = psutil.Process(self.pid(name)).cpu_times()
-        return float(times.user + times.system)
+        """CPU time that a part and its children have used since they started."""
+        process = psutil.Process(self.pid(name))
+        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+        return float(sum(each.user + each.system for each in times))
 
     def headers(self, role: str = "service", user: str = "bench") -> dict[str, str]:
         """The request headers of a caller with that role."""

@@ -87,7 +87,6 @@ def test_ids_keys_and_priority_do_not_count_as_content() -> None:
 
 @given(st.from_regex(_ORDINARY, fullmatch=True))
 def test_ordinary_addresses_need_no_library(address: str) -> None:
-    local, _, domain = address.rpartition("@")
     try:
         expected = validate_email(
             address, check_deliverability=False, allow_smtputf8=False, globally_deliverable=False
