@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cli import CommandError
 from cli.embedded.home import Home
-from cli.embedded.identity import sign, signing_key
 
 
 class Role(StrEnum):
@@ -26,5 +26,9 @@ def token(
     ttl: Annotated[int, typer.Option(help="How long it is valid, in seconds.", min=1)] = 86400,
 ) -> None:
     """Print a token of the identity stand-in, as the last line of output."""
+    try:
+        from cli.embedded.identity import sign, signing_key
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error.name} is not installed: pip install 'comms[embedded]'") from error
     key = signing_key(Home.open())
     print(sign(key, user_id=user, roles=[item.value for item in role], ttl=timedelta(seconds=ttl)))
