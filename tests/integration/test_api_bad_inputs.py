@@ -24,7 +24,6 @@ from streams.topics import request_topic
 if TYPE_CHECKING:
     from tests.fixtures.api import RunningApi
 
-pytest_plugins = ["tests.fixtures.api"]
 
 PAYLOADS = Path(__file__).parents[1] / "payloads" / "http_bad_inputs.json"
 CASES = json.loads(PAYLOADS.read_text())["cases"]

@@ -14,7 +14,6 @@ from tests.fixtures.service import a_request
 if TYPE_CHECKING:
     from tests.fixtures.api import RunningApi
 
-pytest_plugins = ["tests.fixtures.api"]
 
 PATH = "/api/v1/notifications"
 
