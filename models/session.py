@@ -14,15 +14,20 @@ def _dumps(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def create_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
-    """An engine whose connections call themselves `name`. Connects on first use, not here."""
+def create_engine(
+    settings: Settings, *, name: str, pool_size: int | None = None, check_before_use: bool = True
+) -> AsyncEngine:
+    """An engine whose connections call themselves `name`. Connects on first use, not here.
+
+    `check_before_use` finds the dead connections that a restarted server leaves in the pool, for a round trip each
+    time; whoever repeats failed work anyhow does without.
+    """
     return create_async_engine(
         settings.database_url,
         pool_size=pool_size or settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,
-        # A server that was restarted leaves dead connections in the pool: they are found before use, not by a failure.
-        pool_pre_ping=True,
+        pool_pre_ping=check_before_use,
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
         connect_args={

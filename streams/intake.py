@@ -20,13 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from models import ids
 from models.enums import Priority, Status
 from models.errors import Conflict, Unavailable
-from models.events import StatusEvent
 from models.repositories import notifications, outbox
 from models.requests import NotificationRequest
 from models.settings import Settings
 from streams.errors import is_passing
 from streams.records import CONTENT_TYPE, Outgoing
-from streams.topics import STATUS, request_topic
+from streams.topics import request_topic
 
 log = structlog.get_logger()
 
@@ -91,7 +90,7 @@ class Intake:
         fingerprint = request.fingerprint()
         row = new_notification(request, notification_id, client=client, priority=priority, fingerprint=fingerprint)
         async with self._engine.begin() as connection:
-            known, new = await notifications.accept(connection, [row])
+            known = await notifications.accept(connection, [row])
         state = known[notification_id]
         if state.fingerprint is not None and state.fingerprint != fingerprint:
             raise Conflict("id", "is taken by a request with another body")
@@ -103,18 +102,17 @@ class Intake:
             request.record_value(notification_id),
             (CONTENT_TYPE, ("client-id", client.encode()), *headers),
         )
-        told = _accepted_event(request, notification_id, state.created_at) if new else None
-        in_outbox = await self._publish([record, *([told] if told else [])])
+        in_outbox = await self._publish(record)
         return Accepted(notification_id, Status.ACCEPTED, state.created_at, in_outbox)
 
-    async def _publish(self, records: list[Outgoing]) -> bool:
+    async def _publish(self, record: Outgoing) -> bool:
         """Kafka within the deadline, else the outbox; whether it was the outbox."""
         try:
-            await asyncio.wait_for(self._publisher.send_all(records), timeout=self._deadline)
+            await asyncio.wait_for(self._publisher.send_all([record]), timeout=self._deadline)
         except (TimeoutError, Unavailable):
             log.warning("kafka away or slow: the outbox takes over")
             async with self._engine.begin() as connection:
-                await outbox.queue(connection, [waiting(record) for record in records])
+                await outbox.queue(connection, [waiting(record)])
             return True
         return False
 
@@ -162,14 +160,3 @@ def waiting(record: Outgoing) -> outbox.Waiting:
         value=record.value or b"",
         headers=orjson.dumps(headers).decode(),
     )
-
-
-def _accepted_event(request: NotificationRequest, notification_id: UUID, at: datetime) -> Outgoing:
-    event = StatusEvent(
-        event_id=ids.event_id(notification_id, 0, 0, Status.ACCEPTED),
-        notification_id=notification_id,
-        user_id=request.user_id,
-        status=Status.ACCEPTED,
-        timestamp=at,
-    )
-    return Outgoing(STATUS, request.user_id.encode(), event.value())

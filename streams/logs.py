@@ -9,7 +9,14 @@ import orjson
 import structlog
 
 #: Libraries that tell values or too much; they speak up only when something is wrong.
-_QUIET = {"streams": "WARNING", "faust": "ERROR", "mode": "ERROR", "aiokafka": "ERROR", "asyncio": "ERROR", "httpx": "WARNING"}
+_QUIET = {
+    "streams": "WARNING",
+    "faust": "ERROR",
+    "mode": "ERROR",
+    "aiokafka": "ERROR",
+    "asyncio": "ERROR",
+    "httpx": "WARNING",
+}
 
 
 def configure_logs(level: str, *, process: str) -> None:

@@ -15,10 +15,14 @@ from models.settings import Settings
 from streams.kafka import client_options
 from streams.records import Outgoing
 from streams.topics import INTERNAL_BYTES
+from streams.turns import in_turns
 
 log = structlog.get_logger()
 
 _RECONNECT_SECONDS = 1.0
+#: aiokafka asserts that a record has a key or a value, but a foreign record may have neither, and its dead letter then
+#: has neither too. This stands for "no key" until the serializer.
+_NO_KEY = object()
 
 
 class Publisher:
@@ -74,9 +78,12 @@ class Publisher:
         try:
             futures = [
                 await self._producer.send(
-                    prefix + record.topic, record.value, key=record.key, headers=list(record.headers)
+                    prefix + record.topic,
+                    record.value,
+                    key=_NO_KEY if record.key is None else record.key,
+                    headers=list(record.headers),
                 )
-                for record in records
+                async for record in in_turns(records, size=64)
             ]
             written = await asyncio.gather(*futures)
         except KafkaError as error:
@@ -92,6 +99,7 @@ class Publisher:
                 linger_ms=self._linger_ms,
                 max_request_size=INTERNAL_BYTES,
                 max_batch_size=64 * 1024,
+                key_serializer=_serialized,
                 **client_options(self._settings),
             )
             try:
@@ -103,3 +111,7 @@ class Publisher:
             else:
                 self._producer = producer
                 return
+
+
+def _serialized(key: object) -> object:
+    return None if key is _NO_KEY else key

@@ -55,7 +55,7 @@ async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
 async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     """Everything the lanes share, opened; waits for Kafka, because nothing can be done before."""
     async with AsyncExitStack() as stack:
-        engine = create_engine(settings, name="comms-worker")
+        engine = create_engine(settings, name="comms-worker", check_before_use=False)
         stack.push_async_callback(engine.dispose)
         redis = connect_redis(settings)
         stack.push_async_callback(redis.aclose)

@@ -82,19 +82,14 @@ _INSERT = text(
 _KNOWN = text("SELECT id, fingerprint, status, rank, generation, created_at FROM notifications WHERE id = ANY(:ids)")
 
 
-async def accept(connection: AsyncConnection, rows: Sequence[NewNotification]) -> tuple[dict[UUID, Known], set[UUID]]:
-    """Stores requests that are new and reads those that are not.
-
-    Returns:
-        What the database now says of each id, and the ids that were new.
-    """
+async def accept(connection: AsyncConnection, rows: Sequence[NewNotification]) -> dict[UUID, Known]:
+    """Stores requests that are new and reads those that are not; returns what the database now says of each id."""
     inserted = await connection.execute(_INSERT, arrays(rows, _COLUMNS))
     known = {row.id: _known(row) for row in inserted}
-    new = set(known)
     old = [row.id for row in rows if row.id not in known]
     if old:
         known |= {row.id: _known(row) for row in await connection.execute(_KNOWN, {"ids": old})}
-    return known, new
+    return known
 
 
 def _known(row: Any) -> Known:

@@ -16,7 +16,7 @@ from models.repositories import dead_letters as index
 from models.repositories.contact_records import ContactRow, DeviceRow
 from models.requests import Device, parse
 from streams.dead_letters import Burial, unburied
-from streams.errors import halved
+from streams.errors import halved, persistently
 from streams.intake import Publishes
 from streams.metrics import DEAD
 from streams.records import Incoming
@@ -47,6 +47,9 @@ class ContactStage:
 
     async def __call__(self, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""
+        await persistently(lambda: self._process(records), lane="contacts")
+
+    async def _process(self, records: Sequence[Incoming]) -> None:
         newest: dict[str, Stated] = {}
         for record in records:
             try:

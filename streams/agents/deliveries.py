@@ -48,6 +48,7 @@ from streams.metrics import ATTEMPTS, DEAD, PROVIDER_SECONDS, RETRIES
 from streams.providers.base import DeliveryResult, NotificationProvider, UnsupportedFeature
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, SENT, STATUS, send_topic
+from streams.turns import in_turns
 
 log = structlog.get_logger()
 
@@ -101,6 +102,8 @@ class DeliveryStage:
         self._priority = priority
         self._providers = providers
         self._engine = engine
+        #: For the claim, which is one statement and so its own transaction.
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._publisher = publisher
         self._policy: RetryPolicy = settings.retry_policy(channel)
         self._timeout_seconds = settings.provider_timeout_seconds
@@ -112,19 +115,19 @@ class DeliveryStage:
     async def __call__(self, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""
         results = Results()
-        taken = self._read(records, results)
+        taken = await self._read(records, results)
         claims: dict[AttemptKey, Claim] = {}
         await halved(taken, lambda part: self._claim(part, claims), lambda one: self._refused(one, results))
         won = self._sort(taken, claims, results)
-        for one, attempt in await self._call_all(won):
+        async for one, attempt in in_turns(await self._call_all(won)):
             results.attempts.append(attempt)
             self._follow(one, attempt, results)
         await persistently(lambda: self._record(results), lane=self._lane)
         await persistently(lambda: self._tell(results), lane=self._lane)
 
-    def _read(self, records: Sequence[Incoming], results: Results) -> list[Taken]:
+    async def _read(self, records: Sequence[Incoming], results: Results) -> list[Taken]:
         taken: dict[AttemptKey, Taken] = {}
-        for record in records:
+        async for record in in_turns(records):
             try:
                 delivery = parse(Delivery, record.value or b"")
                 if delivery.channel is not self._channel:
@@ -140,7 +143,7 @@ class DeliveryStage:
             return
 
         async def ask() -> dict[AttemptKey, Claim]:
-            async with self._engine.begin() as connection:
+            async with self._single.connect() as connection:
                 return await table.claim(connection, [one.delivery for one in taken], lease=self._lease)
 
         claims |= await persistently(ask, lane=self._lane)
@@ -188,8 +191,8 @@ class DeliveryStage:
         by_user: dict[str, list[tuple[Taken, Claim]]] = defaultdict(list)
         for one, claim in won:
             by_user[one.delivery.user_id].append((one, claim))
-        chains = await asyncio.gather(*(self._call_in_order(chain) for chain in by_user.values()))
-        return [called for chain in chains for called in chain]
+        calls = [asyncio.create_task(self._call_in_order(chain)) async for chain in in_turns(by_user.values())]
+        return [called for chain in await asyncio.gather(*calls) for called in chain]
 
     async def _call_in_order(self, chain: Sequence[tuple[Taken, Claim]]) -> list[tuple[Taken, Attempt]]:
         called = []

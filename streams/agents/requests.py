@@ -7,7 +7,6 @@ exists is no reason to skip the produce; `queued` or beyond is.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models import ids
 from models.audience import Category, Person
+from models.changes import Change
 from models.enums import Priority, Stage, Status
 from models.errors import Refused
 from models.events import FailedEvent, StatusEvent
@@ -31,16 +31,15 @@ from streams.delays import delayed
 from streams.directory import Directory
 from streams.domain import attempts
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
-from streams.errors import halved
+from streams.errors import halved, persistently
 from streams.intake import Publishes, new_notification
 from streams.metrics import DEAD, REQUESTS
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, STATUS, request_topic, send_topic
+from streams.turns import in_turns
 
 #: A `send_at` further away than this waits in the database, a nearer one on a delay topic.
 FAR = timedelta(hours=1)
-#: The loop gets a turn after this many renders.
-_RENDERS_A_TURN = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +93,24 @@ class RequestStage:
 
     async def __call__(self, priority: Priority, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""
-        await halved(records, lambda part: self._process(priority, part), self._refused)
+        lane = f"requests-{priority}"
+        await persistently(
+            lambda: halved(records, lambda part: self._process(priority, part), self._refused), lane=lane
+        )
 
     async def _process(self, priority: Priority, records: Sequence[Incoming]) -> None:
         results = Results()
-        asked = self._read(records, results)
-        if asked:
-            await self._decide(priority, asked, results)
-        await self._write(results)
+        asked = await self._read(records, results)
+        async with self._engine.begin() as connection:
+            if asked:
+                await self._decide(connection, priority, asked, results)
+            burials = await self._store(connection, results)
+        await self._publish(results, burials)
 
-    def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
+    async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
         """Decodes a batch; what can't be read is buried. Of one id the first in the batch counts."""
         asked: dict[UUID, Asked] = {}
-        for record in records:
+        async for record in in_turns(records):
             try:
                 one = self._ask(record)
             except Refused as error:
@@ -133,26 +137,24 @@ class RequestStage:
             return ids.from_idempotency_key(client, request.idempotency_key)
         return ids.from_record(self._cluster_id, record.topic, record.partition, record.offset, record.timestamp_ms)
 
-    async def _decide(self, priority: Priority, asked: Sequence[Asked], results: Results) -> None:
+    async def _decide(
+        self, connection: AsyncConnection, priority: Priority, asked: Sequence[Asked], results: Results
+    ) -> None:
         rows = [
             new_notification(
                 one.request, one.notification_id, client=one.client, priority=priority, fingerprint=one.fingerprint
             )
             for one in asked
         ]
-        async with self._engine.begin() as connection:
-            known, new = await notifications.accept(connection, rows)
-        ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], new, results)]
+        known = await notifications.accept(connection, rows)
+        ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], results)]
         if not ready:
             return
-        async with self._engine.connect() as connection:
-            around = await self._surroundings(connection, ready)
-        for turn, (one, surroundings) in enumerate(zip(ready, around, strict=True), start=1):
+        around = await self._surroundings(connection, ready)
+        async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
-            if turn % _RENDERS_A_TURN == 0:
-                await asyncio.sleep(0)
 
-    def _is_due(self, priority: Priority, one: Asked, state: Known, new: set[UUID], results: Results) -> bool:
+    def _is_due(self, priority: Priority, one: Asked, state: Known, results: Results) -> bool:
         """Whether the request is to be fanned out now; what becomes of the others goes into the results."""
         if state.fingerprint is not None and state.fingerprint != one.fingerprint:
             results.bury(self._conflict(one))
@@ -160,7 +162,7 @@ class RequestStage:
         if state.is_handed_on:
             REQUESTS.labels(priority, "repeat").inc()
             return False
-        if one.notification_id in new:
+        if state.status is Status.ACCEPTED:
             self._tell(one, state, Status.ACCEPTED, results)
         now = self._clock()
         if one.request.expires_at is not None and one.request.expires_at <= now:
@@ -273,7 +275,7 @@ class RequestStage:
             notification_id=one.notification_id,
             user_id=one.request.user_id,
             status=status,
-            timestamp=self._clock(),
+            timestamp=state.created_at if status is Status.ACCEPTED else self._clock(),
             reason=reason,
         )
         results.records.append(Outgoing(STATUS, one.request.user_id.encode(), event.value()))
@@ -312,16 +314,19 @@ class RequestStage:
         """Buries the one record of a batch that the database does not take."""
         results = Results()
         results.bury(self._poison(record, "database_refused", Refused("body", "is refused by the database")))
-        await self._write(results)
+        async with self._engine.connect() as connection:
+            burials = await unburied(connection, list(results.burials.values()))
+        await self._publish(results, burials)
 
-    async def _write(self, results: Results) -> None:
-        changes = [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
-        burials = list(results.burials.values())
-        if changes or burials:
-            async with self._engine.begin() as connection:
-                if changes:
-                    await deliveries.insert(connection, changes, [each.delivery.channel for each in results.planned])
-                burials = await unburied(connection, burials)
+    async def _store(self, connection: AsyncConnection, results: Results) -> list[Burial]:
+        """The rows of the fan-out; returns what is not among the dead letters yet."""
+        if results.planned:
+            channels = [each.delivery.channel for each in results.planned]
+            await deliveries.insert(connection, _changes(results), channels)
+        return await unburied(connection, list(results.burials.values()))
+
+    async def _publish(self, results: Results, burials: Sequence[Burial]) -> None:
+        """Records first; the statuses that make a repeat skip them only when Kafka has them."""
         letters = [burial.outgoing() for burial in burials]
         written = await self._publisher.send_all([*letters, *results.records])
         async with self._engine.begin() as connection:
@@ -332,9 +337,13 @@ class RequestStage:
                 await outbox.schedule(connection, results.scheduled)
             if results.own:
                 await notifications.advance(connection, results.own)
-            await deliveries.advance(connection, changes)
+            await deliveries.advance(connection, _changes(results))
         for burial in burials:
             DEAD.labels(burial.stage, burial.error_class).inc()
+
+
+def _changes(results: Results) -> list[Change]:
+    return [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
 
 
 def _is_text(value: bytes) -> bool:
