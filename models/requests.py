@@ -224,7 +224,7 @@ def refusals(error: ValidationError) -> list[Refused]:
 
 
 def _refusal(detail: Any) -> Refused:
-    field = ".".join(str(part)[:64] for part in detail["loc"])
+    field = ".".join(_shown(part) for part in detail["loc"])
     if detail["type"] == "json_invalid":
         return Refused("body", "is not valid JSON")
     if detail["type"] == "value_error":
@@ -233,3 +233,8 @@ def _refusal(detail: Any) -> Refused:
             field, reason = reason.split(": ", 1)
         return Refused(field or "body", reason)
     return Refused(field or "body", detail["msg"])
+
+
+def _shown(part: str | int) -> str:
+    """A step of a field's path. It may be a key that the sender chose, and must fit into a header and a table."""
+    return "".join(character if character.isprintable() else "?" for character in str(part)[:64])
