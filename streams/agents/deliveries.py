@@ -315,4 +315,5 @@ def _key(delivery: Delivery) -> AttemptKey:
 
 
 def _storable(text: str | None) -> str | None:
-    return text.replace("\x00", "")[:500] if text else None
+    """A vendor's word as a table and a header can hold it: without NUL and lone surrogates, and not long."""
+    return text[:500].replace("\x00", "").encode("utf-8", "replace").decode() if text else None
