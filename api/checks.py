@@ -72,6 +72,10 @@ class Checks:
 
     async def _known(self, request: NotificationRequest) -> tuple[StoredCategory | None, Sequence[Template] | None]:
         """The request's category and its template in all locales; None for what can't be known now."""
+        category = self._categories.get(request.category)
+        templates = None if request.template_id is None else self._published.get(request.template_id)
+        if category is not None and (templates is not None or request.template_id is None):
+            return category, templates
         try:
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 category = await self._category(request)

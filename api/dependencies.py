@@ -31,7 +31,9 @@ async def caller(request: Request) -> Caller:
     return await services_of(request).identity.caller(request.headers.get("authorization"))
 
 
-def _needs(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
+def needs(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:
+    """A function that lets in callers with one of the roles."""
+
     async def allowed(request: Request) -> Caller:
         found = await caller(request)
         if not any(found.has(role) for role in roles):
@@ -47,11 +49,11 @@ def forbidden(*roles: Role) -> Problem:
 
 
 #: Sends and reads for others.
-Service = Annotated[Caller, Depends(_needs(Role.SERVICE))]
-Admin = Annotated[Caller, Depends(_needs(Role.ADMIN))]
+Service = Annotated[Caller, Depends(needs(Role.SERVICE))]
+Admin = Annotated[Caller, Depends(needs(Role.ADMIN))]
 #: A person, for what is their own.
-User = Annotated[Caller, Depends(_needs(Role.USER))]
-UserOrService = Annotated[Caller, Depends(_needs(Role.USER, Role.SERVICE))]
+User = Annotated[Caller, Depends(needs(Role.USER))]
+UserOrService = Annotated[Caller, Depends(needs(Role.USER, Role.SERVICE))]
 
 
 def _canonical(value: object) -> object:

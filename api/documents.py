@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from api.errors import KINDS, MEDIA_TYPE
 from api.schemas import ProblemView
+from models.requests import Contract
 
 _REF = "#/components/schemas/{model}"
 _JSON: Final = "application/json"
@@ -111,7 +112,7 @@ def _answer(model: type[BaseModel] | None, example: Any, *, many: bool) -> dict[
         cursor = {"type": ["string", "null"], "description": "For `cursor`; null at the end."}
         properties = {"items": {"type": "array", "items": schema}, "next_cursor": cursor}
         schema = {"type": "object", "properties": properties, "required": ["items", "next_cursor"]}
-        example = {"items": [example], "next_cursor": None}
+        example = {"items": [example], "next_cursor": "AAZH0l4wAAABmj9ebG1-D4obLD1OX2Bx"}
     description = (model.__doc__ or "").strip().split("\n")[0]
     return {"description": description, "content": {_JSON: {"schema": schema, "example": example}}}
 
@@ -148,7 +149,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         components = made.setdefault("components", {})
         inputs = [(model, "validation") for _, model in sorted(_models.items())]
         _, definitions = models_json_schema(inputs, ref_template=_REF)  # type: ignore[arg-type]
-        components["schemas"] = components.get("schemas", {}) | definitions["$defs"]
+        components["schemas"] = components.get("schemas", {}) | _without_null(definitions["$defs"])
         components["securitySchemes"] = {
             "bearer": {
                 "type": "http",
@@ -160,6 +161,23 @@ def document(app: FastAPI) -> dict[str, Any]:
         _drop_framework_errors(made)
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _without_null(definitions: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What comes in may be left out, but is refused when it is null; the generator knows only one of the two."""
+    inputs, found = [Contract], set[str]()
+    while inputs:
+        model = inputs.pop()
+        found.add(model.__name__)
+        inputs.extend(model.__subclasses__())
+    for name in found & definitions.keys():
+        for described in definitions[name].get("properties", {}).values():
+            kinds = [kind for kind in described.get("anyOf", ()) if kind != {"type": "null"}]
+            if len(kinds) == 1:
+                del described["anyOf"]
+                described.pop("default", None)
+                described.update(kinds[0] | described)
+    return definitions
 
 
 def _drop_framework_errors(made: dict[str, Any]) -> None:

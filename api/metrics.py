@@ -6,6 +6,8 @@ from functools import lru_cache
 
 from prometheus_client import Counter, Histogram
 
+from models.enums import Priority
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"})
 
@@ -13,6 +15,7 @@ REQUESTS = Counter("comms_http_requests_total", "Requests by route and status.",
 SECONDS = Histogram("comms_http_request_seconds", "Time to answer.", ["method", "route"], buckets=_SECONDS)
 ACCEPTED = Counter("comms_http_accepted_total", "Notifications answered with 202.", ["priority"])
 OUTBOX = Counter("comms_http_outbox_total", "Accepted notifications that went to the outbox: Kafka was away or slow.")
+_ACCEPTED = {priority: ACCEPTED.labels(priority) for priority in Priority}
 
 
 @lru_cache(maxsize=2000)
@@ -27,8 +30,8 @@ def observe(method: str, route: str, status: int, seconds: float) -> None:
     histogram.observe(seconds)
 
 
-def accepted(priority: str, *, in_outbox: bool) -> None:
+def accepted(priority: Priority, *, in_outbox: bool) -> None:
     """Counts one notification that was answered with 202."""
-    ACCEPTED.labels(priority).inc()
+    _ACCEPTED[priority].inc()
     if in_outbox:
         OUTBOX.inc()

@@ -61,12 +61,10 @@ class Edge:
     def _account(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         route = route_of(scope)
         metrics.observe(scope["method"], route, answer.status, seconds)
-        level = log.debug
-        if answer.status >= 500:
-            level = log.warning
-        elif answer.status >= 400 or seconds > _SLOW_SECONDS:
-            level = log.info
-        level(
+        if answer.status < 400 and seconds < _SLOW_SECONDS:
+            return  # Counted above; a line for each would cost as much as the request.
+        tell = log.warning if answer.status >= 500 else log.info
+        tell(
             "http request",
             request_id=answer.request_id,
             method=scope["method"][:16],
