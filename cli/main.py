@@ -78,11 +78,12 @@ def comms(context: typer.Context) -> None:
 def running_stack(environment: Mapping[str, str], home: Home) -> dict[str, str]:
     """The settings of the stack that `comms up` runs in this home, for the other commands to find it.
 
-    All of them or none: where the environment names any server itself, it is not mixed with ours.
+    All of them or none: where the environment names another server itself, it is not mixed with ours.
     """
-    if any(environment.get(name) for name in _SERVER_SETTINGS):
+    ours = home.read_env()
+    if any(environment.get(name) not in (None, "", ours.get(name)) for name in _SERVER_SETTINGS):
         return {}
-    return {name: value for name, value in home.read_env().items() if name not in environment}
+    return {name: value for name, value in ours.items() if name not in environment}
 
 
 def main() -> None:

@@ -105,14 +105,14 @@ class Tour:
         request = request_for("through the HTTP API", str(uuid.uuid4()))
         self._begun = datetime.now(UTC)
         accepted = self._api.send({**request, "priority": "high"})
-        self._tell(datetime.now(UTC), f"202 {accepted['status']}, its id is {accepted['notification_id']}")
+        self._tell(datetime.now(UTC), f"http    202 {accepted['status']}, its id is {accepted['notification_id']}")
         self._follow(request["id"])
 
     def over_kafka(self, environment: Mapping[str, str]) -> None:
         request = request_for("straight from a Kafka topic", str(uuid.uuid4()))
         self._begun = datetime.now(UTC)
         partition, offset = asyncio.run(publish(environment, request))
-        self._tell(datetime.now(UTC), f"record on {_TOPIC}, partition {partition}, offset {offset}")
+        self._tell(datetime.now(UTC), f"kafka   record on {_TOPIC}, partition {partition}, offset {offset}")
         self._follow(request["id"])
 
     def _follow(self, notification_id: str) -> None:

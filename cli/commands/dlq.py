@@ -174,6 +174,7 @@ def _log_the_look(identifier: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(),
         ],
     )

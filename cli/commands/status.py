@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ def status(
     from cli.client import connect
     from cli.embedded.home import Home
 
+    check_id(notification_id)
     with connect(os.environ, Home.locate()) as api:
         if not follow:
             show(api.notification(notification_id), Output(), json=json)
@@ -42,6 +44,14 @@ def status(
         final = follow_up(api, notification_id, Output(), json=json, timeout_seconds=timeout)
     if not went_well(final):
         raise typer.Exit(1)
+
+
+def check_id(text: str) -> None:
+    """Raises CommandError when it can't be a notification's id."""
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        raise CommandError("a notification's id is a UUID, as `comms send` prints it") from None
 
 
 def show(notification: Mapping[str, Any], output: Output, *, json: bool) -> None:
@@ -83,7 +93,6 @@ def follow_up(
             steps.show(notification)
             if has_ended(str(notification["status"])):
                 if not json:
-                    output.line()
                     _show_deliveries(notification.get("deliveries") or [], output)
                 return notification
         if timeout_seconds and clock() - begun > timeout_seconds:

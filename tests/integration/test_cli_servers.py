@@ -168,7 +168,7 @@ async def test_showing_content_is_written_down(kafka: str) -> None:
     document = json.loads(shown.stdout)
     assert document["content"] == {"base64": "eyJ1c2VyX2lkIjogImFkYSIsICJ0ZXh0IjogInRvcCBzZWNyZXQi/w=="}
     entry = json.loads(shown.stderr.splitlines()[0])
-    assert entry["event"] == "dead_letter_content_shown"
+    assert entry["message"] == "dead_letter_content_shown"
     assert entry["dead_letter_id"] == str(place)
     assert entry["who"]
     assert "secret" not in shown.stderr
@@ -223,7 +223,7 @@ async def test_servers_that_are_away_are_one_sentence() -> None:
         (("topics",), "comms: Kafka at 127.0.0.1:1 does not answer"),
         (("dlq", "show", "0-0"), "comms: Kafka at 127.0.0.1:1 does not answer"),
         (("dlq", "list"), "comms: the database at DATABASE_URL does not answer"),
-        (("status", "x"), "comms: the API at http://127.0.0.1:1 does not answer"),
+        (("status", str(UUID(int=1))), "comms: the API at http://127.0.0.1:1 does not answer"),
     ):
         done = await asyncio.to_thread(
             comms, *arguments, **environment, COMMS_TOKEN="t", PUBLIC_URL="http://127.0.0.1:1"

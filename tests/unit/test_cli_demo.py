@@ -100,7 +100,7 @@ def test_each_step_is_told_once(tmp_path: Path) -> None:
 
     told = [line.split(" s  ")[1] for line in lines]
     assert told == [
-        f"202 accepted, its id is {service.id}",
+        f"http    202 accepted, its id is {service.id}",
         "email   queued",
         "email   sent",
         f"mail    caught: “Grüße” in {tmp_path / '1.eml'}",

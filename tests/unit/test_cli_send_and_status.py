@@ -14,7 +14,7 @@ import pytest
 from cli import CommandError
 from cli.client import Api
 from cli.commands.send import build_request, read_data
-from cli.commands.status import follow_up, has_ended, show, went_well
+from cli.commands.status import check_id, follow_up, has_ended, show, went_well
 from cli.render import Output, as_json, safe
 from models.enums import Channel, Status
 from models.requests import NotificationRequest, parse
@@ -218,3 +218,12 @@ def test_what_is_stored_can_not_steer_a_terminal() -> None:
     assert safe("a\x1b[2Jb\r\n\u202e") == "a\\x1b[2Jb\\r\\n\\u202e"
     assert safe("grüße 👋") == "grüße 👋"
     assert json.loads(as_json({"a": "\x1b"})) == {"a": "\x1b"}
+
+
+@pytest.mark.parametrize(("text", "fine"), [(ID, True), ("xx", False), ("../users", False), ("", False)])
+def test_only_a_uuid_can_be_asked_for(text: str, fine: bool) -> None:
+    if fine:
+        check_id(text)
+        return
+    with pytest.raises(CommandError, match="is a UUID"):
+        check_id(text)
