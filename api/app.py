@@ -29,7 +29,7 @@ from api.routes import (
     service,
     templates,
 )
-from api.services import Accepts, Services
+from api.services import Accepts, Services, root_path
 from models.session import create_engine
 from models.settings import Settings
 from streams.domain.templates import Renderer
@@ -60,13 +60,12 @@ def create_app(
     app = FastAPI(
         title="comms",
         version=VERSION,
-        root_path=settings.root_path,
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
         exception_handlers={HTTPException: errors.handle, RequestValidationError: errors.handle},
     )
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, root_path=root_path(settings))
     for module in _ROUTERS:
         app.include_router(module.router)
     app.include_router(service.router)

@@ -41,14 +41,16 @@ def route_of(scope: Scope) -> str:
 class Edge:
     """Gives each request an id, turns every exception into a problem document, counts and logs."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        scope["root_path"] = self._root_path
         answer = _Answer(scope, send)
         try:
             await self._app(scope, receive, answer.send)

@@ -28,6 +28,12 @@ class Accepts(Protocol):
         """Makes a request durable; raises Conflict or Unavailable."""
 
 
+def root_path(settings: Settings) -> str:
+    """The gateway's prefix as it stands before each path: empty, or with a slash in front and none behind."""
+    prefix = settings.root_path.strip("/")
+    return f"/{prefix}" if prefix else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What a process has to serve requests with."""

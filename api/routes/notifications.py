@@ -15,6 +15,7 @@ from api.documents import operation
 from api.errors import FieldError, Problem, invalid
 from api.responses import reply
 from api.schemas import AcceptedView, CancelledView
+from api.services import root_path
 from api.status_events import cancelled_events
 from models.enums import Role, Status
 from models.repositories import cancellation, outbox
@@ -75,7 +76,7 @@ async def send(request: Request) -> Response:
     priority = await services.checks.check(asked)
     accepted = await services.intake.accept(asked, client=caller.user_id, priority=priority, headers=_carried(request))
     metrics.accepted(priority, in_outbox=accepted.queued_in_outbox)
-    url = f"{services.settings.root_path}/api/v1/notifications/{accepted.notification_id}"
+    url = f"{root_path(services.settings)}/api/v1/notifications/{accepted.notification_id}"
     return reply(
         {"notification_id": accepted.notification_id, "status": accepted.status, "status_url": url},
         status=202,

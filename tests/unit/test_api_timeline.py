@@ -1,0 +1,122 @@
+"""What the rows of a notification tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from api.timeline import shown_overall, shown_status, timeline
+from models.enums import Channel, Outcome, Priority, Status
+from models.repositories.reading import StoredAttempt, StoredDelivery, StoredNotification
+
+BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return BEGIN + timedelta(seconds=seconds)
+
+
+NOTIFICATION = StoredNotification(
+    id=UUID(int=1),
+    user_id="u-1",
+    status=Status.QUEUED,
+    category="general",
+    priority=Priority.NORMAL,
+    reason=None,
+    metadata={},
+    send_at=None,
+    expires_at=None,
+    created_at=at(0),
+    updated_at=at(9),
+)
+DELIVERY = StoredDelivery(
+    delivery_id=UUID(int=2),
+    channel=Channel.EMAIL,
+    status=Status.QUEUED,
+    generation=0,
+    reason=None,
+    provider=None,
+    provider_message_id=None,
+    attempts=0,
+    ambiguous=False,
+    created_at=at(1),
+    updated_at=at(9),
+    in_flight=False,
+)
+ATTEMPT = StoredAttempt(
+    delivery_id=UUID(int=2),
+    generation=0,
+    attempt=1,
+    claimed_at=at(2),
+    takeovers=0,
+    outcome=Outcome.SENT,
+    provider="smtp",
+    reason=None,
+    retry_at=None,
+    finished_at=at(3),
+)
+
+
+def told(*deliveries: StoredDelivery, attempts: tuple[StoredAttempt, ...] = (), **changes: Any) -> list[str]:
+    entries = timeline(replace(NOTIFICATION, **changes), deliveries, attempts)
+    assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
+    return [" ".join(str(entry[name]) for name in ("channel", "event", "detail") if name in entry) for entry in entries]
+
+
+def test_a_request_that_no_lane_has_seen() -> None:
+    assert told(status=Status.ACCEPTED) == ["accepted"]
+
+
+def test_a_later_sending() -> None:
+    assert told(send_at=at(3600)) == ["accepted", "scheduled for 2026-01-01T13:00:00.000Z"]
+    assert told(send_at=at(-5)) == ["accepted"]
+
+
+def test_a_delivery_that_was_sent_and_opened() -> None:
+    sent = replace(DELIVERY, status=Status.SENT, attempts=1)
+    steps = ["accepted", "email queued", "email sending attempt 1", "email sent attempt 1: smtp"]
+    assert told(sent, attempts=(ATTEMPT,)) == steps
+    opened = replace(sent, status=Status.OPENED)
+    assert told(opened, attempts=(ATTEMPT,)) == [*steps, "email opened"]
+
+
+def test_attempts_with_their_reasons() -> None:
+    first = replace(ATTEMPT, outcome=Outcome.RETRY, reason="451", retry_at=at(4))
+    second = replace(ATTEMPT, attempt=2, claimed_at=at(4), finished_at=at(5), outcome=Outcome.PERMANENT, takeovers=1)
+    failed = replace(DELIVERY, status=Status.FAILED, attempts=2)
+    assert told(failed, attempts=(first, second)) == [
+        "accepted",
+        "email queued",
+        "email sending attempt 1",
+        "email retrying attempt 1: smtp: 451",
+        "email sending attempt 2, taken over 1 times",
+        "email failed attempt 2: smtp",
+    ]
+
+
+def test_ends_without_an_attempt() -> None:
+    for status in (Status.SUPPRESSED, Status.EXPIRED, Status.CANCELLED, Status.FAILED):
+        assert told(replace(DELIVERY, status=status, reason="why")) == ["accepted", f"email {status} why"]
+    assert told(status=Status.EXPIRED, reason="expired") == ["accepted", "expired expired"]
+
+
+def test_a_cancellation_after_a_failed_attempt() -> None:
+    first = replace(ATTEMPT, outcome=Outcome.RETRY, retry_at=at(60))
+    cancelled = replace(DELIVERY, status=Status.CANCELLED, attempts=1)
+    assert told(cancelled, attempts=(first,))[-2:] == ["email retrying attempt 1: smtp", "email cancelled"]
+
+
+def test_a_replay_is_told() -> None:
+    again = replace(ATTEMPT, generation=1)
+    assert "email sending attempt 1, replay 1" in told(replace(DELIVERY, status=Status.SENT), attempts=(again,))
+
+
+def test_an_attempt_in_flight_shows_as_sending() -> None:
+    flying = replace(DELIVERY, in_flight=True)
+    assert shown_status(flying) is Status.SENDING
+    assert shown_status(replace(flying, status=Status.SENT)) is Status.SENT
+    assert shown_overall(NOTIFICATION, [flying]) is Status.SENDING
+    assert shown_overall(NOTIFICATION, [flying, DELIVERY]) is Status.QUEUED
+    assert shown_overall(replace(NOTIFICATION, status=Status.CANCELLED), [flying]) is Status.CANCELLED
