@@ -145,12 +145,12 @@ class DelayLine(Service):  # type: ignore[misc]
         return _POLL if soonest is None else min(_POLL, max(timedelta(), soonest - self._clock()))
 
     def _wakes_at(self, record: ConsumerRecord, now: datetime) -> datetime:
+        incoming = self._incoming(record)
         try:
-            due_at, _ = due(self._incoming(record), now=now)
+            due_at, _ = due(incoming, now=now)
         except BadDelay:
             return now
-        stamped = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-        return ready_at(stamped, due_at, self._wait, now=now)
+        return ready_at(incoming.stamped, due_at, self._wait, now=now)
 
     def _incoming(self, record: ConsumerRecord) -> Incoming:
         return Incoming(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -34,6 +35,14 @@ class Incoming:
                 except UnicodeDecodeError:
                     return None
         return None
+
+    @property
+    def stamped(self) -> datetime:
+        """`timestamp_ms` as a time. A client may stamp what it likes: what no calendar has counts as 1970."""
+        try:
+            return datetime.fromtimestamp(self.timestamp_ms / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(0, UTC)
 
     def carried(self) -> Headers:
         """The headers that records caused by this one bring along."""
