@@ -36,8 +36,8 @@ _AWAY = (
     RedisTimeoutError,
     Unavailable,
 )
-#: The data itself is refused: data exceptions and constraint violations.
-_REFUSING = ("22", "23")
+#: The data itself is refused: data exceptions, constraint violations, and what is larger than an index entry can be.
+_REFUSING = ("22", "23", "54")
 
 
 def sqlstate(error: BaseException) -> str:
