@@ -30,6 +30,7 @@ from models.json_values import JsonObject, Maybe, Text
 
 MAX_REQUEST_BYTES = 512 * 1024
 MAX_SECONDS = 32 * 86400
+MAX_USER_ID = 255
 
 #: https://www.rfc-editor.org/rfc/rfc3339#section-5.6
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
@@ -56,7 +57,7 @@ def _utc(value: datetime) -> datetime:
 
 #: An RFC 3339 time with an offset, kept in UTC.
 Instant = Annotated[datetime, BeforeValidator(_rfc3339), AfterValidator(_utc)]
-UserId = Annotated[Text, Field(min_length=1, max_length=255)]
+UserId = Annotated[Text, Field(min_length=1, max_length=MAX_USER_ID)]
 #: The key of a template, a category and the like.
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 Locale = Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8}){0,3}$")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,7 +14,7 @@ from models.errors import Refused
 from models.repositories import contact_records as table
 from models.repositories import dead_letters as index
 from models.repositories.contact_records import ContactRow, DeviceRow
-from models.requests import Device, parse
+from models.requests import MAX_USER_ID, Device, parse
 from streams.dead_letters import Burial, unburied
 from streams.errors import halved, persistently
 from streams.intake import Publishes
@@ -58,8 +58,7 @@ class ContactStage:
                 await self._bury(record, "invalid_contact", str(error))
                 continue
             before = newest.get(stated.row.user_id)
-            if before is None or before.row.updated_at <= stated.row.updated_at:
-                newest[stated.row.user_id] = stated
+            newest[stated.row.user_id] = stated if before is None else _later(before, stated)
         if newest:
             await halved(list(newest.values()), self._write, self._refused)
 
@@ -75,7 +74,7 @@ class ContactStage:
                     user_id=one.row.user_id,
                     registered_at=one.row.updated_at,
                 )
-                for one in taken
+                for one in sorted(taken, key=lambda one: one.row.updated_at)  # a token is whose who named it last
                 for device in one.devices or ()
             }
             await table.register_devices(connection, list(devices.values()))
@@ -106,15 +105,14 @@ def read(record: Incoming) -> Stated:
     Raises:
         Refused: when key and value name no user, or not the same.
     """
-    stamped = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
     try:
         key = (record.key or b"").decode()
     except UnicodeDecodeError:
         raise Refused("key", "is not UTF-8") from None
     if record.value is None:
-        if not key or "\x00" in key:
+        if not key or "\x00" in key or len(key) > MAX_USER_ID:
             raise Refused("key", "names no user")
-        return Stated(record, ContactRow(user_id=key, updated_at=stamped, removed_at=stamped), ())
+        return Stated(record, ContactRow(user_id=key, updated_at=record.stamped, removed_at=record.stamped), ())
     contact = parse(ContactRecord, record.value)
     if key and key != contact.user_id:
         raise Refused("user_id", "is not the record's key")
@@ -125,6 +123,13 @@ def read(record: Incoming) -> Stated:
         name=contact.name,
         locale=contact.locale,
         timezone=contact.timezone,
-        updated_at=contact.updated_at or stamped,
+        updated_at=contact.updated_at or record.stamped,
     )
     return Stated(record, row, contact.devices)
+
+
+def _later(before: Stated, then: Stated) -> Stated:
+    """What two statements of one batch come to, read in this order: the same as in two batches."""
+    if then.row.updated_at < before.row.updated_at:
+        return before
+    return then if then.devices is not None else replace(then, devices=before.devices)
