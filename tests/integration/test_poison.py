@@ -27,7 +27,7 @@ from streams.bootstrap import cluster_id
 from streams.providers.base import DeliveryResult
 from streams.topics import DEAD_LETTERS
 from tests.fixtures.records import Headers, RawClient, Written, raw_client
-from tests.fixtures.service import Ledger, Service, a_request
+from tests.fixtures.service import Ledger, Service
 
 _FILE = json.loads((Path(__file__).parents[1] / "payloads" / "kafka_poison.json").read_text())
 REQUESTS = "notification.requests.normal"
