@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from api.errors import KINDS, MEDIA_TYPE
-from api.schemas import ProblemView
+from api.views import ProblemView
 from models.requests import Contract
 
 _REF = "#/components/schemas/{model}"

@@ -15,7 +15,8 @@ from api.documents import operation
 from api.errors import FieldError, Problem, invalid, not_found
 from api.paging import CursorText, Limit, key_cursor, key_cursor_of, listing
 from api.responses import reply, without_nulls
-from api.schemas import CategoryBody, CategoryView, NewCategoryBody
+from api.schemas import CategoryBody, NewCategoryBody
+from api.views import CategoryView
 from models.repositories import categories
 from models.repositories.categories import StoredCategory
 

@@ -13,7 +13,8 @@ from api.dependencies import Person, services_of
 from api.documents import operation
 from api.errors import not_found
 from api.responses import reply, without_nulls
-from api.schemas import ContactBody, ContactView
+from api.schemas import ContactBody
+from api.views import ContactView
 from models.repositories import contacts
 
 router = APIRouter(prefix="/api/v1/users/{user_id}/contact", tags=["people"])

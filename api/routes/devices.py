@@ -14,7 +14,8 @@ from api.documents import operation
 from api.errors import not_found
 from api.paging import listing
 from api.responses import reply, without_nulls
-from api.schemas import DeviceBody, DeviceView
+from api.schemas import DeviceBody
+from api.views import DeviceView
 from models.repositories import contacts
 from models.repositories.contacts import StoredDevice
 

@@ -14,7 +14,7 @@ from api.documents import operation
 from api.errors import not_found
 from api.paging import CursorText, Limit, cursor_of, listing, page
 from api.responses import reply, without_nulls
-from api.schemas import InboxMessageView, ReadAllView, ReadView, UnreadView
+from api.views import InboxMessageView, ReadAllView, ReadView, UnreadView
 from models.repositories import inbox
 
 router = APIRouter(prefix="/api/v1/inbox", tags=["inbox"])

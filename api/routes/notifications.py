@@ -14,9 +14,9 @@ from api.dependencies import PathId, Service, needs, services_of
 from api.documents import operation
 from api.errors import FieldError, Problem, invalid
 from api.responses import reply
-from api.schemas import AcceptedView, CancelledView
 from api.services import root_path
 from api.status_events import cancelled_events
+from api.views import AcceptedView, CancelledView
 from models.enums import Role, Status
 from models.repositories import cancellation, outbox
 from models.requests import NotificationRequest

@@ -13,7 +13,8 @@ from api.bodies import read
 from api.dependencies import Person, services_of
 from api.documents import operation
 from api.responses import reply, without_nulls
-from api.schemas import PreferencesBody, PreferencesView
+from api.schemas import PreferencesBody
+from api.views import PreferencesView
 from models.repositories import preferences
 from models.repositories.preferences import StoredPreferences
 

@@ -15,7 +15,8 @@ from api.documents import operation
 from api.errors import FieldError, invalid
 from api.responses import reply
 from api.routes.templates import VIEW, check, find
-from api.schemas import PreviewBody, PreviewView, UnsavedPreviewBody
+from api.schemas import PreviewBody, UnsavedPreviewBody
+from api.views import PreviewView
 from models.enums import Channel
 from models.repositories import templates
 from streams.domain.templates import MissingVariable, Renderer, TemplateError

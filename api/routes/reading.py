@@ -15,8 +15,8 @@ from api.errors import Problem, not_found
 from api.identity import Caller
 from api.paging import CursorText, Limit, cursor_of, listing, page
 from api.responses import reply, without_nulls
-from api.schemas import NotificationSummary, NotificationView
 from api.timeline import shown_overall, shown_status, timeline
+from api.views import NotificationSummary, NotificationView
 from models.enums import Channel, Role, Status
 from models.repositories import reading
 from models.repositories.reading import StoredDelivery, StoredNotification

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from api.dependencies import services_of
 from api.documents import operation
 from api.responses import reply
-from api.schemas import HealthView, ReadyView
+from api.views import HealthView, ReadyView
 
 router = APIRouter(tags=["service"])
 

@@ -16,7 +16,8 @@ from api.documents import operation
 from api.errors import FieldError, Problem, invalid, not_found
 from api.paging import CursorText, Limit, bad_cursor, key_cursor, key_cursor_of, listing
 from api.responses import reply
-from api.schemas import NewTemplateBody, PublishBody, TemplateBody, TemplateView, TemplateWithLocales
+from api.schemas import NewTemplateBody, PublishBody, TemplateBody
+from api.views import TemplateView, TemplateWithLocales
 from models.enums import Channel
 from models.repositories import templates
 from models.repositories.templates import NewTemplate, StoredTemplate

@@ -1,0 +1,221 @@
+"""Bodies of answers. They are written by hand, so these models are here for the documentation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from api.schemas import QuietHours
+from models.enums import Channel, Priority, Status
+
+
+class TemplateView(BaseModel):
+    """One version of a template in one locale."""
+
+    key: str
+    locale: str
+    version: int
+    category: str | None
+    variables: list[str]
+    channels: dict[Channel, dict[str, str]]
+    draft: bool
+    created_by: str
+    created_at: datetime
+    published_at: datetime | None
+
+
+class TemplateWithLocales(TemplateView):
+    """A template and the locales it has."""
+
+    locales: list[str]
+
+
+class PreviewView(BaseModel):
+    """The rendered parts of each channel."""
+
+    channels: dict[Channel, dict[str, str]]
+
+
+class ContactView(BaseModel):
+    """A person's contact; what is not known is absent."""
+
+    user_id: str
+    email: str | None = None
+    phone: str | None = None
+    name: str | None = None
+    locale: str | None = None
+    timezone: str | None = None
+    updated_at: datetime
+
+
+class DeviceView(BaseModel):
+    """A device of a person."""
+
+    device_id: UUID
+    platform: Literal["fcm", "apns"]
+    token: str
+    kind: str | None = None
+    registered_at: datetime
+
+
+class PreferencesView(BaseModel):
+    """Only what the person chose; everything else is on."""
+
+    user_id: str
+    channels: dict[Channel, bool]
+    categories: dict[str, dict[Channel, bool]]
+    quiet_hours: QuietHours | None = None
+    updated_at: datetime | None = None
+
+
+class CategoryView(BaseModel):
+    """A category."""
+
+    key: str
+    transactional: bool
+    default_channels: list[Channel]
+    priority: Priority | None = None
+    quiet_hours: Literal["defer", "drop", "ignore"]
+    created_at: datetime
+    updated_at: datetime
+
+
+class AcceptedView(BaseModel):
+    """A request that will end in a final state."""
+
+    notification_id: UUID
+    status: Status
+    status_url: str
+
+
+class DeliveryView(BaseModel):
+    """A notification on one channel."""
+
+    delivery_id: UUID
+    channel: Channel
+    status: Status
+    reason: str | None = None
+    provider: str | None = None
+    provider_message_id: str | None = None
+    attempts: int
+    ambiguous: Annotated[
+        bool | None, Field(description="An attempt's outcome is unknown: the person may have got it twice.")
+    ] = None
+    updated_at: datetime
+
+
+class TimelineEntry(BaseModel):
+    """One thing that happened."""
+
+    at: datetime
+    channel: Channel | None = None
+    event: str
+    detail: str | None = None
+
+
+class NotificationSummary(BaseModel):
+    """A notification in a list."""
+
+    notification_id: UUID
+    user_id: str
+    status: Status
+    reason: str | None = None
+    category: str
+    priority: Priority
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, str]
+
+
+class NotificationView(NotificationSummary):
+    """A notification with its deliveries and what happened so far, the oldest first."""
+
+    send_at: datetime | None = None
+    expires_at: datetime | None = None
+    deliveries: list[DeliveryView]
+    timeline: list[TimelineEntry]
+
+
+class CancelledView(BaseModel):
+    """What is left after a cancellation."""
+
+    notification_id: UUID
+    status: Status
+
+
+class InboxMessageView(BaseModel):
+    """An in-app message."""
+
+    id: UUID
+    notification_id: UUID
+    category: str
+    title: str
+    body: str
+    action_url: str | None = None
+    image_url: str | None = None
+    created_at: datetime
+    read_at: datetime | None = None
+
+
+class UnreadView(BaseModel):
+    """How many messages are unread."""
+
+    unread: int
+
+
+class ReadView(BaseModel):
+    """A message that was read."""
+
+    id: UUID
+    read_at: datetime
+
+
+class ReadAllView(BaseModel):
+    """How many messages this call marked."""
+
+    marked: int
+
+
+class ServerState(BaseModel):
+    """Whether a server answers, and what is missing where it doesn't."""
+
+    ok: bool
+    missing: str | None = None
+
+
+class ReadyView(BaseModel):
+    """What the service needs, each by name."""
+
+    status: Literal["ready", "not ready"]
+    kafka: ServerState
+    postgres: ServerState
+    redis: ServerState
+
+
+class HealthView(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class FieldErrorView(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    reason: str
+
+
+class ProblemView(BaseModel):
+    """RFC 9457, with the fields that are wrong and the id to quote to the operators."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str | None = None
+    errors: list[FieldErrorView] | None = None
+    request_id: str | None = None
+    notification_id: UUID | None = None
