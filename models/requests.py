@@ -84,7 +84,7 @@ class Recipient(Contract):
 
     email: Maybe[EmailAddress] = None
     phone: Maybe[PhoneNumber] = None
-    device_tokens: Annotated[tuple[Device, ...], Field(max_length=50)] = ()
+    device_tokens: Annotated[tuple[Device, ...], Field(fail_fast=True, max_length=50)] = ()
     locale: Maybe[Locale] = None
     timezone: Maybe[Timezone] = None
 
@@ -118,10 +118,10 @@ class EmailOptions(Contract):
 
     from_: Maybe[Annotated[Text, Field(max_length=320)]] = Field(default=None, alias="from")
     reply_to: Maybe[EmailAddress] = None
-    cc: Annotated[tuple[EmailAddress, ...], Field(max_length=20)] = ()
+    cc: Annotated[tuple[EmailAddress, ...], Field(fail_fast=True, max_length=20)] = ()
     headers: Annotated[dict[ShortText, ShortText], Field(max_length=20)] = Field(default_factory=dict)
-    tags: Annotated[tuple[ShortText, ...], Field(max_length=10)] = ()
-    attachments: Annotated[tuple[Attachment, ...], Field(max_length=10)] = ()
+    tags: Annotated[tuple[ShortText, ...], Field(fail_fast=True, max_length=10)] = ()
+    attachments: Annotated[tuple[Attachment, ...], Field(fail_fast=True, max_length=10)] = ()
 
 
 class PushOptions(Contract):
@@ -155,7 +155,7 @@ class NotificationRequest(Contract):
     idempotency_key: Maybe[Annotated[Text, Field(min_length=1, max_length=255)]] = None
     user_id: UserId
     channel: Maybe[Channel] = None
-    channels: Maybe[Annotated[tuple[Channel, ...], Field(min_length=1, max_length=4)]] = None
+    channels: Maybe[Annotated[tuple[Channel, ...], Field(fail_fast=True, min_length=1, max_length=4)]] = None
     strategy: Literal["all", "fallback"] = "all"
     fallback_after_seconds: Maybe[Annotated[int, Field(ge=0, le=MAX_SECONDS)]] = None
     template_id: Maybe[Key] = None

@@ -21,9 +21,11 @@ from models import ids
 from models.enums import Priority, Status
 from models.errors import Conflict, Unavailable
 from models.repositories import notifications, outbox
+from models.repositories.notifications import Known
 from models.requests import NotificationRequest
 from models.settings import Settings
 from streams.errors import is_passing
+from streams.gathering import Gathering
 from streams.records import CONTENT_TYPE, Outgoing
 from streams.topics import request_topic
 
@@ -55,6 +57,7 @@ class Intake:
         self._engine = engine
         self._publisher = publisher
         self._deadline = settings.accept_deadline_seconds
+        self._rows: Gathering[notifications.NewNotification, Known] = Gathering(self._store)
 
     async def accept(
         self,
@@ -89,9 +92,7 @@ class Intake:
     ) -> Accepted:
         fingerprint = request.fingerprint()
         row = new_notification(request, notification_id, client=client, priority=priority, fingerprint=fingerprint)
-        async with self._engine.begin() as connection:
-            known = await notifications.accept(connection, [row])
-        state = known[notification_id]
+        state = await self._rows.add(row)
         if state.fingerprint is not None and state.fingerprint != fingerprint:
             raise Conflict("id", "is taken by a request with another body")
         if state.status is not Status.ACCEPTED:
@@ -104,6 +105,13 @@ class Intake:
         )
         in_outbox = await self._publish(record)
         return Accepted(notification_id, Status.ACCEPTED, state.created_at, in_outbox)
+
+    async def _store(self, rows: Sequence[notifications.NewNotification]) -> list[Known]:
+        """One transaction for all that came while the last one was written."""
+        first = {row.id: row for row in reversed(rows)}
+        async with self._engine.begin() as connection:
+            known = await notifications.accept(connection, list(first.values()))
+        return [known[row.id] for row in rows]
 
     async def _publish(self, record: Outgoing) -> bool:
         """Kafka within the deadline, else the outbox; whether it was the outbox."""

@@ -292,9 +292,10 @@ class DeliveryStage:
         if not results.attempts and not results.changes:
             return
         async with self._engine.begin() as connection:
+            # First what locks the notifications: a claim locks them before the attempts, too.
+            await table.advance(connection, results.changes)
             if results.attempts:
                 await table.finish(connection, results.attempts)
-            await table.advance(connection, results.changes)
 
     async def _tell(self, results: Results) -> None:
         burials = results.burials
