@@ -100,7 +100,11 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> set
     """
     if not changes:
         return set()
-    ordered = sorted(changes, key=lambda change: change.delivery_id)
+    # Of two for one delivery the statement would take either, so only the later goes in.
+    latest: dict[UUID, Change] = {}
+    for change in sorted(changes, key=lambda change: (change.generation, change.rank, change.attempts)):
+        latest[change.delivery_id] = change
+    ordered = sorted(latest.values(), key=lambda change: change.delivery_id)
     notifications = sorted({change.notification_id for change in changes})
     await lock(connection, notifications)
     result = await connection.execute(_ADVANCE, arrays(ordered, _CHANGE))
