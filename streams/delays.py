@@ -13,6 +13,8 @@ from streams.topics import CATALOGUE, TIERS, delay_topic
 
 DUE_AT = "due-at"
 RETURN_TOPIC = "return-topic"
+#: What is due later than this waits in the database instead.
+FAR = timedelta(hours=1)
 #: A due time further away than this is a mistake.
 LONGEST = timedelta(days=32)
 
@@ -39,11 +41,14 @@ def due(record: Incoming, *, now: datetime) -> tuple[datetime, str]:
     """When a record on a delay topic is due, and the topic it returns to.
 
     Raises:
-        BadDelay: when a header is missing, undecodable, absurd, or names no topic of the catalogue.
+        BadDelay: when a header is missing, undecodable, absurd, or names no topic of the catalogue, or one that
+            takes no record of this size.
     """
     topic = record.header(RETURN_TOPIC)
     if topic not in CATALOGUE or topic.startswith("notification.delay."):
         raise BadDelay("return-topic names no topic of the service")
+    if record.size_bytes > CATALOGUE[topic].max_bytes:
+        raise BadDelay("is larger than its return-topic takes")
     try:
         due_at = datetime.fromisoformat(record.header(DUE_AT) or "")
         if due_at.tzinfo is None or due_at - now > LONGEST:

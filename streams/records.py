@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,8 +10,10 @@ from datetime import UTC, datetime
 Headers = tuple[tuple[str, bytes | None], ...]
 
 CONTENT_TYPE = ("content-type", b"application/json")
-#: Headers that travel on with whatever a record causes.
-_CARRIED = ("traceparent",)
+#: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: https://kafka.apache.org/documentation/#recordbatch: the batch's header, and the lengths and deltas of one record.
+_BATCH_BYTES = 61 + 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,19 @@ class Incoming:
         except (ValueError, OverflowError, OSError):
             return datetime.fromtimestamp(0, UTC)
 
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in a batch of its own, at most."""
+        headers = sum(len(name) * 4 + len(value or b"") + 10 for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_BYTES
+
     def carried(self) -> Headers:
-        """The headers that records caused by this one bring along."""
-        return tuple(pair for pair in self.headers if pair[0] in _CARRIED)
+        """The headers that records caused by this one bring along: a trace context, where it is one."""
+        return tuple(
+            (name, value)
+            for name, value in self.headers
+            if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value)
+        )[:1]
 
 
 @dataclass(frozen=True, slots=True)
