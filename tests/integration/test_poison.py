@@ -229,7 +229,7 @@ async def an_id(case: Poison, stream: Stream, service: Service) -> UUID:
         cluster = await cluster_id(service.settings)
         return from_record(cluster, written.topic, written.partition, written.offset, case.timestamp_ms)
     [row] = await service.fetch(
-        "SELECT id FROM notifications WHERE user_id = 'u-1' AND NOT id = ANY(:known) AND created_at > now() - interval '1 h'"
+        "SELECT id FROM notifications WHERE user_id = 'u-1' AND NOT id = ANY(:known)"
         " AND uuid_extract_version(id) = 5 ORDER BY created_at LIMIT 1",
         known=[other.notification_id for other in CASES if other.notification_id],
     )
@@ -310,14 +310,18 @@ async def test_a_transaction_and_an_aborted_one(service: Service, raw: RawClient
     await raw.until_done("requests-normal", REQUESTS)
 
 
-@pytest.mark.xfail(run=False, reason="aiokafka's decoder raises, and the lane can't get past the record")
 async def test_a_header_name_that_is_no_utf8(raw: RawClient, ledger: Ledger) -> None:
+    """aiokafka can't decode the name, and would stop in front of the record for ever."""
     before, value = a_good_one(92_000)
     await raw.put(REQUESTS, value)
-    await raw.put_undecodable(REQUESTS, a_good_one(92_001)[1])
+    odd, value = a_good_one(92_001)
+    await raw.put_undecodable(REQUESTS, value)
+    dead = await raw.put_undecodable(REQUESTS, b"{")
     after, value = a_good_one(92_002)
     await raw.put(REQUESTS, value)
-    await all_sent(ledger, [before, after])
+    await all_sent(ledger, [before, odd, after])
+    [letter] = (await letters(raw))[dead.topic, dead.partition, dead.offset]
+    assert (letter.key, letter.value) == (b"u-1", b"{")
 
 
 @pytest.mark.parametrize("timestamp_ms", [-2, -(10**15), -(2**62)])
