@@ -5,30 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from models.errors import Unavailable
 from models.settings import Settings
 from streams.kafka import client_options
 from streams.records import Outgoing
-from streams.topics import INTERNAL_BYTES
+from streams.topics import CATALOGUE, DEAD_LETTERS, INTERNAL_BYTES
 from streams.turns import in_turns
 
 log = structlog.get_logger()
 
 _RECONNECT_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 #: aiokafka asserts that a record has a key or a value, but a foreign record may have neither, and its dead letter then
 #: has neither too. This stands for "no key" until the serializer.
 _NO_KEY = object()
+#: What key, value and headers may have beside them in a batch of their own.
+_OVERHEAD_BYTES = 1024
+#: A dead letter may be larger than all topics of ours: it came compressed, and goes compressed.
+_LARGEST_LETTER_BYTES = 256 * 1024 * 1024
 
 
 class Publisher:
     """Writes records and says when they are safe (acks=all).
 
-    Connects in the background and again whenever needed, so that a process can start before its broker does.
+    Connects in the background, so that a process can start before its broker does, and anew after every failure:
+    aiokafka counts a batch that failed for good as sent, after which the broker refuses all later ones of that
+    partition as out of order.
     """
 
     def __init__(self, settings: Settings, *, name: str, linger_ms: int = 5) -> None:
@@ -37,10 +45,11 @@ class Publisher:
         self._linger_ms = linger_ms
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._retired: set[asyncio.Task[None]] = set()
 
     @property
     def is_connected(self) -> bool:
-        """Whether the producer has reached its cluster at least once."""
+        """Whether there is a producer that has reached its cluster."""
         return self._producer is not None
 
     async def start(self) -> None:
@@ -60,48 +69,78 @@ class Publisher:
                 await self._connecting
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            with contextlib.suppress(asyncio.TimeoutError, KafkaError):
-                await asyncio.wait_for(producer.stop(), timeout=5)
+            await _stop(producer)
+        if self._retired:
+            await asyncio.wait(self._retired)
 
     async def send_all(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Writes all records and waits until every one is acknowledged by all in-sync replicas.
+
+        Dead letters of any size are written; one that even compressed doesn't fit goes without its value.
 
         Returns:
             (partition, offset) of each, in order.
 
         Raises:
+            TooLarge: when a record doesn't fit its topic; none was written.
             Unavailable: when some were not acknowledged; all may then be sent again.
         """
-        if self._producer is None:
+        small = [record for record in records if not _is_large_letter(record)]
+        for record in small:
+            check_size(record)
+        places = iter(await self._write(small))
+        return [await self._write_large(record) if _is_large_letter(record) else next(places) for record in records]
+
+    async def _write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        producer = self._producer
+        if producer is None:
             raise Unavailable("kafka", "not connected yet")
-        prefix = self._settings.kafka_topic_prefix
         try:
-            futures = [
-                await self._producer.send(
-                    prefix + record.topic,
-                    record.value,
-                    key=_NO_KEY if record.key is None else record.key,
-                    headers=list(record.headers),
-                )
-                async for record in in_turns(records, size=64)
-            ]
+            futures = [await self._begin(producer, record) async for record in in_turns(records)]
             written = await asyncio.gather(*futures)
         except KafkaError as error:
+            self._replace(producer)
             raise Unavailable("kafka", type(error).__name__) from error
         return [(meta.partition, meta.offset) for meta in written]
 
+    async def _begin(self, producer: AIOKafkaProducer, record: Outgoing) -> asyncio.Future[Any]:
+        begun: asyncio.Future[Any] = await producer.send(
+            self._settings.kafka_topic_prefix + record.topic,
+            record.value,
+            key=_NO_KEY if record.key is None else record.key,
+            headers=list(record.headers),
+        )
+        return begun
+
+    async def _write_large(self, record: Outgoing) -> tuple[int, int]:
+        producer = self._new_producer(max_request_size=_LARGEST_LETTER_BYTES, compression_type="gzip")
+        try:
+            await producer.start()
+            try:
+                meta = await (await self._begin(producer, record))
+            except MessageSizeTooLargeError:
+                size = str(len(record.value or b"")).encode()
+                stub = Outgoing(record.topic, record.key, None, (*_short(record), ("truncated", size)))
+                meta = await (await self._begin(producer, stub))
+        except (KafkaError, OSError) as error:
+            raise Unavailable("kafka", type(error).__name__) from error
+        finally:
+            await _stop(producer)
+        return meta.partition, meta.offset
+
+    def _replace(self, producer: AIOKafkaProducer) -> None:
+        """Connects anew and lets the old one go in the background, once however many callers saw it fail."""
+        if self._producer is not producer:
+            return
+        self._producer = None
+        self._connecting = asyncio.create_task(self._connect())
+        retiring = asyncio.create_task(_stop(producer))
+        self._retired.add(retiring)
+        retiring.add_done_callback(self._retired.discard)
+
     async def _connect(self) -> None:
         while True:
-            producer = AIOKafkaProducer(
-                client_id=self._name,
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=self._linger_ms,
-                max_request_size=INTERNAL_BYTES,
-                max_batch_size=64 * 1024,
-                key_serializer=_serialized,
-                **client_options(self._settings),
-            )
+            producer = self._new_producer(max_request_size=INTERNAL_BYTES)
             try:
                 await producer.start()
             except (KafkaError, OSError) as error:
@@ -112,6 +151,57 @@ class Publisher:
                 self._producer = producer
                 return
 
+    def _new_producer(self, **options: Any) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            client_id=self._name,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=self._linger_ms,
+            max_batch_size=64 * 1024,
+            key_serializer=_serialized,
+            **options,
+            **client_options(self._settings),
+        )
+
+
+class TooLarge(Exception):
+    """A record that doesn't fit its topic. `topic` and `size_bytes` tell which and how much too large."""
+
+    def __init__(self, topic: str, size_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes are too many for {topic}")
+        self.topic = topic
+        self.size_bytes = size_bytes
+
+
+def check_size(record: Outgoing) -> None:
+    """Refuses what the broker would refuse, before it can leave a gap in the producer's sequence.
+
+    Raises:
+        TooLarge: naming the topic.
+    """
+    size = _size(record)
+    if size > CATALOGUE[record.topic].max_bytes:
+        raise TooLarge(record.topic, size)
+
+
+def _is_large_letter(record: Outgoing) -> bool:
+    return record.topic == DEAD_LETTERS and _size(record) > CATALOGUE[DEAD_LETTERS].max_bytes
+
+
+def _size(record: Outgoing) -> int:
+    headers = sum(len(name) * 4 + len(value or b"") + 16 for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers + _OVERHEAD_BYTES
+
+
+def _short(record: Outgoing) -> tuple[tuple[str, bytes | None], ...]:
+    """The headers that fit beside no value: ours come last and are short."""
+    return tuple(pair for pair in record.headers if len(pair[1] or b"") <= _OVERHEAD_BYTES)[-50:]
+
 
 def _serialized(key: object) -> object:
     return None if key is _NO_KEY else key
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(asyncio.TimeoutError, KafkaError):
+        await asyncio.wait_for(producer.stop(), timeout=_STOP_SECONDS)
