@@ -16,9 +16,12 @@ import faust
 from faust.auth import SASLCredentials, SSLCredentials
 
 from models.settings import Settings
+from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
 from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
 from streams.records import Incoming, headers_from
+
+tolerate_header_names()
 
 _RAW = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
 
@@ -55,7 +58,8 @@ def build_app(lane: Lane, settings: Settings) -> faust.App:
         topic_allow_declare=False,
         consumer_auto_offset_reset="earliest",
         stream_wait_empty=True,
-        stream_buffer_maxsize=2048,
+        # Bounded in records, so small: a record may have 2 MiB.
+        stream_buffer_maxsize=max(64, 2 * lane.batch_records),
         broker_max_poll_records=500,
         broker_max_poll_interval=1000.0,
         broker_commit_interval=1.0,
