@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,7 +25,9 @@ from streams.realtime import RedisAnnouncer, StoredInbox, connect_redis
 log = structlog.get_logger()
 
 #: What may take longest at the end: the provider calls in flight, then their rows.
-_STOP_SECONDS = 25.0
+_STOP_SECONDS = 15.0
+#: Closing what the lanes shared.
+_CLOSE_SECONDS = 4.0
 
 
 async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
@@ -34,18 +37,30 @@ async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
         Refused: when `only` or a provider's setting is wrong.
     """
     names = chosen_names(only)
-    stopping = _on_signal()
+    told = asyncio.create_task(_on_signal().wait())
+    started = asyncio.Event()
+    running = asyncio.create_task(_run(settings, names, told, started))
+    await asyncio.wait([told, running], return_when=asyncio.FIRST_COMPLETED)
+    patience = _STOP_SECONDS + _CLOSE_SECONDS if started.is_set() else 0.0
+    await asyncio.wait([running], timeout=patience)
+    if not running.done():  # it waits for a server that is away, and holds nothing that isn't read again
+        log.warning("worker ends without a server it waited for")
+        os._exit(1)
+    return running.result()
+
+
+async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], started: asyncio.Event) -> bool:
     async with open_parts(settings) as parts:
         services = build_services(parts, names)
+        started.set()
         await asyncio.gather(*(service.start() for service in services))
         log.info("worker ready", lanes=len(services))
         lag = asyncio.create_task(watch_lag(services))
         ended = [asyncio.create_task(service.wait_until_stopped()) for service in services]
-        told = asyncio.create_task(stopping.wait())
         await asyncio.wait([told, *ended], return_when=asyncio.FIRST_COMPLETED)
         crashed = [service for service in services if service.crashed]
         log.info("worker stopping", crashed=[service.label for service in crashed])
-        for task in (lag, told, *ended):
+        for task in (lag, *ended):
             task.cancel()
         await stop_all(services)
     return not crashed
@@ -74,12 +89,15 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
 
 
 async def stop_all(services: Sequence[Service]) -> None:
-    """Stops the lanes beside each other; each finishes the batch it holds."""
-    stopped = asyncio.gather(*(service.stop() for service in services), return_exceptions=True)
-    try:
-        await asyncio.wait_for(stopped, timeout=_STOP_SECONDS)
-    except TimeoutError:
-        log.warning("lanes did not stop in time; what they held is read again", seconds=_STOP_SECONDS)
+    """Stops the lanes beside each other; each finishes the batch it holds.
+
+    One that doesn't end in time (mode shields its stopping from cancellation) ends with the process.
+    """
+    stops = [asyncio.create_task(service.stop()) for service in services]
+    _, pending = await asyncio.wait(stops, timeout=_STOP_SECONDS)
+    if pending:
+        log.warning("lanes did not stop in time; what they held is read again", lanes=len(pending))
+        os._exit(1)
 
 
 def _on_signal() -> asyncio.Event:
