@@ -28,6 +28,7 @@ def create_engine(
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=check_before_use,
+        hide_parameters=True,  # errors are logged, and parameters are people's data
         json_serializer=_dumps,
         json_deserializer=orjson.loads,
         connect_args={

@@ -36,6 +36,7 @@ def configure_logs(level: str, *, process: str) -> None:
     )
     structlog.contextvars.bind_contextvars(process=process)
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_only_types_of_errors)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -49,6 +50,15 @@ def configure_logs(level: str, *, process: str) -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(quiet)
+
+
+def _only_types_of_errors(record: logging.LogRecord) -> bool:
+    """Libraries put errors into their messages; an error's text may quote what it was given."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            type(value).__name__ if isinstance(value, BaseException) else value for value in record.args
+        )
+    return True
 
 
 def _type_of_error(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
