@@ -128,6 +128,12 @@ def _channel_lanes(parts: Parts) -> Iterator[Lane]:
                 topic=send_topic(channel, priority),
                 handle=stage,
                 # Never more claims than call slots: a killed worker leaves no more than these in doubt.
-                batch_records=parts.settings.calls_in_flight,
+                batch_records=_call_slots(parts, channel),
                 linger_seconds=_LINGER_SECONDS[priority] if parts.providers[channel] else _UNUSED_LINGER_SECONDS,
             )
+
+
+def _call_slots(parts: Parts, channel: Channel) -> int:
+    """How many calls a lane of this channel can have in flight."""
+    bounds = [provider.concurrency for provider in parts.providers[channel][:1] if provider.concurrency is not None]
+    return min([parts.settings.calls_in_flight, *bounds])

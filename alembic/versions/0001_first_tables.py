@@ -58,6 +58,8 @@ def upgrade() -> None:
         sa.Column("attempt", sa.SmallInteger(), nullable=False),
         sa.Column("claimed_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("source_partition", sa.Integer(), nullable=False),
+        sa.Column("source_offset", sa.BigInteger(), nullable=False),
         sa.Column("takeovers", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("provider", sa.Text(), nullable=True),

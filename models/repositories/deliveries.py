@@ -73,7 +73,7 @@ _ADVANCE = text(
 
 _SPEAKS_FIRST = " ".join(f"WHEN '{status}' THEN {place}" for status, place in PRECEDENCE.items())
 
-# An ended notification is not opened again by a delivery that was fanned out while it ended, save by a replay.
+# An ended notification is not opened again by a delivery that was fanned out while it ended, only by a replayed one.
 _OVERALL = text(
     f"""
     UPDATE notifications AS n
@@ -85,7 +85,7 @@ _OVERALL = text(
         ORDER BY notification_id, CASE status {_SPEAKS_FIRST} END
     ) AS o
     WHERE n.id = o.notification_id AND n.id = ANY(:ids) AND n.status <> o.status
-      AND (n.rank < {ENDED_RANK} OR o.rank >= {ENDED_RANK} OR o.generation > n.generation)
+      AND (n.rank < {ENDED_RANK} OR o.rank >= {ENDED_RANK} OR o.generation > 0)
     """  # noqa: S608
 )
 
@@ -114,6 +114,10 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> set
     return changed
 
 
+#: Delivery id, generation, attempt.
+AttemptKey = tuple[UUID, int, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The answer to asking for an attempt. Exactly one of the four holds."""
@@ -124,8 +128,10 @@ class Claim:
     #: The attempt is ours to call; `takeovers` counts lost leases before us.
     won: bool = False
     takeovers: int = 0
-    #: It was called already: its effects are due again.
+    #: It was called already: its effects are due again, unless `is_copy`.
     finished: Attempt | None = None
+    #: The attempt was another record's, which sees to its effects.
+    is_copy: bool = False
     #: Why it must not be sent.
     forbidden: str | None = None
     #: Another worker has it until then, or it was taken this very moment (None).
@@ -142,7 +148,11 @@ _ASKED = {
     "category": "text",
     "address": "text",
     "expires_at": "timestamptz",
+    "source_partition": "integer",
+    "source_offset": "bigint",
 }
+
+_DELIVERY_FIELDS = [name for name in _ASKED if name != "address" and not name.startswith("source_")]
 
 # One statement, so that what forbids a send and the claim itself can't pass each other: a cancellation takes the
 # notification's row FOR UPDATE and looks for claims; a claim takes it FOR KEY SHARE and looks for the cancellation.
@@ -151,7 +161,8 @@ _CLAIM = text(
     WITH asked AS MATERIALIZED (
         SELECT * FROM {given("g", _ASKED)} ORDER BY delivery_id
     ), held AS MATERIALIZED (
-        SELECT id, status FROM notifications WHERE id = ANY(:notification_id) ORDER BY id FOR KEY SHARE
+        SELECT id, status, rank, generation FROM notifications
+        WHERE id = ANY(:notification_id) ORDER BY id FOR KEY SHARE
     ), judged AS MATERIALIZED (
         SELECT a.*, CASE
             WHEN n.status = '{Status.CANCELLED}' THEN 'cancelled'
@@ -166,6 +177,9 @@ _CLAIM = text(
                 SELECT FROM unsubscribe_lists AS u
                 WHERE u.channel = a.channel AND u.address = a.address AND u.category IN ('', a.category)
             ) THEN 'unsubscribed'
+            -- The delivery's row is read as it was when the statement began, the notification's as it is under
+            -- the lock: one that ended meanwhile has no open delivery left.
+            WHEN n.generation >= a.generation AND n.rank >= {ENDED_RANK} THEN 'ended'
         END AS forbidden
         FROM asked AS a
         LEFT JOIN held AS n ON n.id = a.notification_id
@@ -173,17 +187,21 @@ _CLAIM = text(
         LEFT JOIN notification_preferences AS p ON p.user_id = a.user_id
         LEFT JOIN notification_categories AS c ON c.key = a.category
     ), claimed AS (
-        INSERT INTO delivery_logs AS l (delivery_id, generation, attempt, claimed_at, lease_until, takeovers)
-        SELECT delivery_id, generation, attempt, clock_timestamp(), clock_timestamp() + :lease, 0
+        INSERT INTO delivery_logs AS l
+            (delivery_id, generation, attempt, claimed_at, lease_until, source_partition, source_offset, takeovers)
+        SELECT delivery_id, generation, attempt, clock_timestamp(), clock_timestamp() + :lease,
+               source_partition, source_offset, 0
         FROM judged WHERE forbidden IS NULL ORDER BY delivery_id
         ON CONFLICT (delivery_id, generation, attempt) DO UPDATE
-        SET lease_until = clock_timestamp() + :lease, takeovers = l.takeovers + 1
+        SET lease_until = clock_timestamp() + :lease, takeovers = l.takeovers + 1,
+            source_partition = EXCLUDED.source_partition, source_offset = EXCLUDED.source_offset
         WHERE l.outcome IS NULL AND l.lease_until < clock_timestamp()
         RETURNING l.delivery_id, l.generation, l.attempt, l.takeovers
     )
     SELECT j.delivery_id, j.generation, j.attempt, j.forbidden, c.takeovers AS won_takeovers,
            l.outcome, l.provider, l.provider_message_id, l.reason, l.retry_at, l.finished_at, l.takeovers,
-           l.lease_until
+           l.lease_until,
+           (l.source_partition, l.source_offset) <> (j.source_partition, j.source_offset) AS is_copy
     FROM judged AS j
     LEFT JOIN claimed AS c USING (delivery_id, generation, attempt)
     LEFT JOIN delivery_logs AS l USING (delivery_id, generation, attempt)
@@ -192,16 +210,24 @@ _CLAIM = text(
 
 
 async def claim(
-    connection: AsyncConnection, deliveries: Sequence[Delivery], *, lease: timedelta
-) -> dict[tuple[UUID, int, int], Claim]:
+    connection: AsyncConnection,
+    deliveries: Sequence[Delivery],
+    *,
+    lease: timedelta,
+    sources: Sequence[tuple[int, int]] | None = None,
+) -> dict[AttemptKey, Claim]:
     """Asks for the attempts of a batch, in one statement that also reads what forbids each send.
+
+    `sources` are the (partition, offset) of the records that ask.
 
     Returns:
         An answer for each (delivery id, generation, attempt).
     """
     asked = {
-        **arrays(deliveries, [name for name in _ASKED if name != "address"]),
+        **arrays(deliveries, _DELIVERY_FIELDS),
         "address": [delivery.to for delivery in deliveries],
+        "source_partition": [partition for partition, _ in sources or [(0, 0)] * len(deliveries)],
+        "source_offset": [offset for _, offset in sources or [(0, 0)] * len(deliveries)],
         "lease": lease,
     }
     rows = await connection.execute(_CLAIM, asked)
@@ -212,7 +238,7 @@ async def claim(
 def _answer(row: Any) -> Claim:
     key = {"delivery_id": row.delivery_id, "generation": row.generation, "attempt": row.attempt}
     if row.outcome is not None:
-        return Claim(**key, finished=_attempt(row))
+        return Claim(**key, finished=_attempt(row), is_copy=row.is_copy)
     if row.forbidden is not None:
         return Claim(**key, forbidden=row.forbidden)
     if row.won_takeovers is not None:
@@ -255,11 +281,63 @@ _FINISH = text(
     FROM {given("g", _FINISHED)}
     WHERE l.delivery_id = g.delivery_id AND l.generation = g.generation AND l.attempt = g.attempt
       AND l.outcome IS NULL
+    RETURNING l.delivery_id, l.generation, l.attempt
+    """  # noqa: S608
+)
+
+_KEY = {name: _FINISHED[name] for name in ("delivery_id", "generation", "attempt")}
+
+_STORED = text(
+    f"""
+    SELECT l.* FROM delivery_logs AS l JOIN {given("g", _KEY)} USING (delivery_id, generation, attempt)
+    WHERE l.outcome IS NOT NULL
     """  # noqa: S608
 )
 
 
-async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> None:
-    """Records the outcomes of claimed attempts. An outcome that is there already stays."""
+async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> dict[AttemptKey, Attempt]:
+    """Records the outcomes of claimed attempts. One that is there already stays: what it caused has been told.
+
+    Returns:
+        The attempts as they are now stored, by key.
+    """
     ordered = sorted(attempts, key=lambda attempt: attempt.delivery_id)
-    await connection.execute(_FINISH, arrays(ordered, _FINISHED))
+    stored = {(one.delivery_id, one.generation, one.attempt): one for one in ordered}
+    written = await connection.execute(_FINISH, arrays(ordered, _FINISHED))
+    others = stored.keys() - {(row.delivery_id, row.generation, row.attempt) for row in written}
+    if others:
+        rows = await connection.execute(_STORED, arrays([stored[key] for key in others], _KEY))
+        stored |= {(row.delivery_id, row.generation, row.attempt): _attempt(row) for row in rows}
+    return stored
+
+
+_RENEW = text(
+    f"""
+    UPDATE delivery_logs AS l SET lease_until = clock_timestamp() + :lease
+    WHERE l.delivery_id = :delivery_id AND l.generation = :generation AND l.attempt = :attempt
+      AND l.outcome IS NULL AND l.takeovers = :takeovers
+      AND (CAST(:expires_at AS timestamptz) IS NULL OR CAST(:expires_at AS timestamptz) > clock_timestamp())
+      AND EXISTS (
+          SELECT FROM notifications AS n
+          WHERE n.id = :notification_id AND (n.rank < {ENDED_RANK} OR n.generation < l.generation)
+      )
+    RETURNING l.delivery_id
+    """  # noqa: S608
+)
+
+
+async def renew(connection: AsyncConnection, delivery: Delivery, *, takeovers: int, lease: timedelta) -> bool:
+    """Prolongs a claim that had to wait for its call; False when it is no longer ours or must not be sent any more."""
+    found = await connection.execute(
+        _RENEW,
+        {
+            "delivery_id": delivery.delivery_id,
+            "generation": delivery.generation,
+            "attempt": delivery.attempt,
+            "takeovers": takeovers,
+            "expires_at": delivery.expires_at,
+            "notification_id": delivery.notification_id,
+            "lease": lease,
+        },
+    )
+    return found.first() is not None

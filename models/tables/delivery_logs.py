@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import SmallInteger
+from sqlalchemy import BigInteger, SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Table
@@ -22,6 +22,9 @@ class DeliveryLog(Table):
     attempt: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     claimed_at: Mapped[datetime]
     lease_until: Mapped[datetime]
+    #: The record that claimed it. Another record of the same attempt is a copy, and causes nothing of its own.
+    source_partition: Mapped[int]
+    source_offset: Mapped[int] = mapped_column(BigInteger)
     #: How often a lease ran out without outcome and another worker took the attempt over.
     takeovers: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     outcome: Mapped[str | None]

@@ -20,10 +20,9 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,17 +34,19 @@ from models.errors import Refused
 from models.events import FailedEvent, SentEvent
 from models.repositories import dead_letters as index
 from models.repositories import deliveries as table
-from models.repositories.deliveries import Claim
+from models.repositories import outbox
+from models.repositories.deliveries import AttemptKey, Claim
 from models.requests import parse
 from models.settings import RetryPolicy, Settings
+from streams.channels.caller import Caller
 from streams.dead_letters import Burial, unburied
-from streams.delays import delayed
+from streams.delays import FAR, delayed
 from streams.domain import attempts, retry
 from streams.domain.attempts import Effects, effects
 from streams.errors import halved, persistently
-from streams.intake import Publishes
-from streams.metrics import ATTEMPTS, DEAD, PROVIDER_SECONDS, RETRIES
-from streams.providers.base import DeliveryResult, NotificationProvider, UnsupportedFeature
+from streams.intake import Publishes, scheduled
+from streams.metrics import DEAD, RETRIES
+from streams.providers.base import DeliveryResult, NotificationProvider
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, SENT, STATUS, send_topic
 from streams.turns import in_turns
@@ -60,8 +61,8 @@ _FORBIDDEN = {
     "unsubscribed": Status.SUPPRESSED,
     "suppressed": Status.SUPPRESSED,
 }
-#: Delivery id, generation, attempt.
-AttemptKey = tuple[UUID, int, int]
+#: Header of a record that was put off because another worker had the attempt.
+_ASKED_AGAIN = "asked-again"
 #: How far past the end of somebody's lease an attempt is asked for again.
 _LEASE_MARGIN = timedelta(milliseconds=100)
 
@@ -74,18 +75,31 @@ class Taken:
     delivery: Delivery
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A delivery whose turn came: the attempt that was made, or none where the claim was lost by then."""
+
+    taken: Taken
+    attempt: Attempt | None
+
+
 @dataclass(slots=True)
 class Results:
     """All that a batch causes."""
 
-    attempts: list[Attempt] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     records: list[Outgoing] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
+    #: Retries that are too far away for the delay topics.
+    scheduled: list[outbox.Scheduled] = field(default_factory=list)
+
+    def copy(self) -> Results:
+        """Another one with the same in it."""
+        return Results(list(self.changes), list(self.records), list(self.burials), list(self.scheduled))
 
 
 class DeliveryStage:
-    """What a channel lane does with a batch. One per lane: its semaphore is the lane's bound on calls in flight."""
+    """What a channel lane does with a batch. One per lane."""
 
     def __init__(
         self,
@@ -100,15 +114,15 @@ class DeliveryStage:
     ) -> None:
         self._channel = channel
         self._priority = priority
-        self._providers = providers
         self._engine = engine
         #: For the claim, which is one statement and so its own transaction.
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._publisher = publisher
         self._policy: RetryPolicy = settings.retry_policy(channel)
-        self._timeout_seconds = settings.provider_timeout_seconds
+        self._caller = Caller(channel, providers, settings)
         self._lease = settings.claim_lease
-        self._slots = asyncio.Semaphore(settings.calls_in_flight)
+        #: As long as a claim is this young, its lease covers a whole call.
+        self._fresh_seconds = settings.claim_grace_seconds / 2
         self._clock = clock
         self._lane = f"send-{channel}-{priority}"
 
@@ -117,13 +131,12 @@ class DeliveryStage:
         results = Results()
         taken = await self._read(records, results)
         claims: dict[AttemptKey, Claim] = {}
+        claimed_at = time.monotonic()
         await halved(taken, lambda part: self._claim(part, claims), lambda one: self._refused(one, results))
         won = self._sort(taken, claims, results)
-        async for one, attempt in in_turns(await self._call_all(won)):
-            results.attempts.append(attempt)
-            self._follow(one, attempt, results)
-        await persistently(lambda: self._record(results), lane=self._lane)
-        await persistently(lambda: self._tell(results), lane=self._lane)
+        called = await self._call_all(won, claimed_at)
+        caused = await persistently(lambda: self._record(called, results), lane=self._lane)
+        await persistently(lambda: self._tell(caused), lane=self._lane)
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Taken]:
         taken: dict[AttemptKey, Taken] = {}
@@ -144,7 +157,9 @@ class DeliveryStage:
 
         async def ask() -> dict[AttemptKey, Claim]:
             async with self._single.connect() as connection:
-                return await table.claim(connection, [one.delivery for one in taken], lease=self._lease)
+                sources = [(one.record.partition, one.record.offset) for one in taken]
+                asked = [one.delivery for one in taken]
+                return await table.claim(connection, asked, lease=self._lease, sources=sources)
 
         claims |= await persistently(ask, lane=self._lane)
 
@@ -164,11 +179,12 @@ class DeliveryStage:
             if claim.won:
                 won.append((one, claim))
             elif claim.finished is not None:
-                self._follow(one, claim.finished, results)
+                if not claim.is_copy or one.record.header(_ASKED_AGAIN):
+                    self._follow(one, claim.finished, results)
             elif claim.forbidden is not None:
                 self._forbid(one, claim.forbidden, results)
             else:
-                self._ask_again(one, claim, results)
+                self._ask_again(one, claim.leased_until, results)
         return won
 
     def _forbid(self, one: Taken, reason: str, results: Results) -> None:
@@ -179,50 +195,45 @@ class DeliveryStage:
         told = attempts.status_event(one.delivery, status, self._clock(), reason=reason)
         results.records.append(Outgoing(STATUS, one.record.key, told.value()))
 
-    def _ask_again(self, one: Taken, claim: Claim, results: Results) -> None:
+    def _ask_again(self, one: Taken, leased_until: datetime | None, results: Results) -> None:
         """Somebody else has the attempt: it is asked for again when that lease has ended."""
         now = self._clock()
-        again_at = (claim.leased_until or now + self._lease) + _LEASE_MARGIN
-        same = Outgoing(send_topic(self._channel, self._priority), one.record.key, one.record.value)
+        again_at = (leased_until or now + self._lease) + _LEASE_MARGIN
+        headers = (CONTENT_TYPE, (_ASKED_AGAIN, b"1"), *one.record.carried())
+        same = Outgoing(send_topic(self._channel, self._priority), one.record.key, one.record.value, headers)
         results.records.append(delayed(same, again_at, now=now))
 
-    async def _call_all(self, won: Iterable[tuple[Taken, Claim]]) -> list[tuple[Taken, Attempt]]:
+    async def _call_all(self, won: Iterable[tuple[Taken, Claim]], claimed_at: float) -> list[Called]:
         """Calls the provider for each: users beside each other, the deliveries of a user one after the other."""
         by_user: dict[str, list[tuple[Taken, Claim]]] = defaultdict(list)
         for one, claim in won:
             by_user[one.delivery.user_id].append((one, claim))
-        calls = [asyncio.create_task(self._call_in_order(chain)) async for chain in in_turns(by_user.values())]
+        calls = [
+            asyncio.create_task(self._call_in_order(chain, claimed_at)) async for chain in in_turns(by_user.values())
+        ]
         return [called for chain in await asyncio.gather(*calls) for called in chain]
 
-    async def _call_in_order(self, chain: Sequence[tuple[Taken, Claim]]) -> list[tuple[Taken, Attempt]]:
+    async def _call_in_order(self, chain: Sequence[tuple[Taken, Claim]], claimed_at: float) -> list[Called]:
         called = []
         for one, claim in chain:
-            async with self._slots:
-                result = await self._send(one.delivery)
-            called.append((one, self._attempt(one.delivery, claim, result)))
+            async with self._caller.slot():
+                if await self._is_still_ours(one, claim, claimed_at):
+                    result = await self._caller.call(one.delivery)
+                    called.append(Called(one, self._attempt(one.delivery, claim, result)))
+                else:
+                    called.append(Called(one, None))
         return called
 
-    async def _send(self, delivery: Delivery) -> DeliveryResult:
-        if not self._providers:
-            return DeliveryResult(outcome=Outcome.PERMANENT, provider="none", reason="no_provider")
-        provider = self._providers[0]
-        started = time.perf_counter()
-        try:
-            async with provider.slots or nullcontext(), asyncio.timeout(self._timeout_seconds):
-                result = await provider.send(delivery)
-        except (UnsupportedFeature, Refused) as error:
-            reason = f"invalid {error.field}"
-            result = DeliveryResult(outcome=Outcome.PERMANENT, provider=provider.name, reason=reason)
-        except TimeoutError:
-            result = DeliveryResult(outcome=Outcome.AMBIGUOUS, provider=provider.name, reason="timeout")
-        except Exception as error:
-            # Only the kind of error: its text may hold what the provider was given.
-            reason = f"provider raised {type(error).__name__}"
-            log.error(reason, provider=provider.name, delivery_id=str(delivery.delivery_id))  # noqa: TRY400
-            result = DeliveryResult(outcome=Outcome.RETRY, provider=provider.name, reason=reason)
-        PROVIDER_SECONDS.labels(self._channel, provider.name).observe(time.perf_counter() - started)
-        ATTEMPTS.labels(self._channel, provider.name, result.outcome).inc()
-        return result
+    async def _is_still_ours(self, one: Taken, claim: Claim, claimed_at: float) -> bool:
+        """Whether the claim covers a whole call; one that waited too long for its turn is prolonged first."""
+        if time.monotonic() - claimed_at < self._fresh_seconds:
+            return True
+
+        async def renew() -> bool:
+            async with self._single.connect() as connection:
+                return await table.renew(connection, one.delivery, takeovers=claim.takeovers, lease=self._lease)
+
+        return await persistently(renew, lane=self._lane)
 
     def _attempt(self, delivery: Delivery, claim: Claim, result: DeliveryResult) -> Attempt:
         now = self._clock()
@@ -263,7 +274,10 @@ class DeliveryStage:
             following, due_at = caused.retry
             topic = send_topic(self._channel, self._priority)
             record = Outgoing(topic, key, following.record_value(), (CONTENT_TYPE, *carried))
-            results.records.append(delayed(record, due_at, now=self._clock()))
+            if due_at - self._clock() > FAR:
+                results.scheduled.append(scheduled(record, _schedule_id(following), due_at))
+            else:
+                results.records.append(delayed(record, due_at, now=self._clock()))
             RETRIES.labels(self._channel).inc()
         if caused.dead is not None:
             burial = self._burial(one.record, one.delivery, str(attempt.outcome), caused.dead, attempt)
@@ -288,14 +302,21 @@ class DeliveryStage:
             channel=self._channel,
         )
 
-    async def _record(self, results: Results) -> None:
-        if not results.attempts and not results.changes:
-            return
+    async def _record(self, called: Sequence[Called], results: Results) -> Results:
+        """Makes outcomes and statuses durable; returns what is to be told. May be repeated."""
+        caused = results.copy()
+        made = [each.attempt for each in called if each.attempt is not None]
         async with self._engine.begin() as connection:
-            # First what locks the notifications: a claim locks them before the attempts, too.
-            await table.advance(connection, results.changes)
-            if results.attempts:
-                await table.finish(connection, results.attempts)
+            stored = await table.finish(connection, made) if made else {}
+            async for each in in_turns(called):
+                if each.attempt is None:
+                    self._ask_again(each.taken, None, caused)
+                else:  # what is stored counts, also when another worker stored it first
+                    self._follow(each.taken, stored[_key(each.taken.delivery)], caused)
+            if caused.scheduled:
+                await outbox.schedule(connection, caused.scheduled)
+            await table.advance(connection, caused.changes)
+        return caused
 
     async def _tell(self, results: Results) -> None:
         burials = results.burials
@@ -313,6 +334,10 @@ class DeliveryStage:
 
 def _key(delivery: Delivery) -> AttemptKey:
     return delivery.delivery_id, delivery.generation, delivery.attempt
+
+
+def _schedule_id(delivery: Delivery) -> UUID:
+    return uuid5(delivery.delivery_id, f"{delivery.generation}/{delivery.attempt}")
 
 
 def _storable(text: str | None) -> str | None:

@@ -57,6 +57,8 @@ class NotificationProvider(ABC):
     #: A bound of the provider's own on calls at once, over all lanes of the process. Lanes wait for it outside the
     #: call's timeout, so that waiting is never taken for a slow provider.
     slots: asyncio.Semaphore | None = None
+    #: How many `slots` there are.
+    concurrency: int | None = None
 
     async def open(self) -> None:  # noqa: B027  most providers connect on first use
         """Prepares connections. Must not fail because the vendor is away."""
