@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models import ids
 from models.enums import Priority, Status
-from models.errors import Conflict, Unavailable
+from models.errors import Conflict, Refused, Unavailable
 from models.repositories import notifications, outbox
 from models.repositories.notifications import Known
-from models.requests import NotificationRequest
+from models.requests import MAX_REQUEST_BYTES, NotificationRequest
 from models.settings import Settings
 from streams.errors import is_passing
 from streams.gathering import Gathering
@@ -70,6 +70,7 @@ class Intake:
         """Makes a request durable.
 
         Raises:
+            Refused: the request is too large for its topic.
             Conflict: the id is taken by a request with another body.
             Unavailable: it could not be made durable; `notification_id` tells the id. The outcome is unknown: a
                 repeat with the same key is safe.
@@ -91,6 +92,9 @@ class Intake:
         headers: tuple[tuple[str, bytes | None], ...],
     ) -> Accepted:
         fingerprint = request.fingerprint()
+        value = request.record_value(notification_id)
+        if len(value) > MAX_REQUEST_BYTES:  # larger than the body was: 1e15 has four characters, its float eighteen
+            raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes when its numbers are written out")
         row = new_notification(request, notification_id, client=client, priority=priority, fingerprint=fingerprint)
         state = await self._rows.add(row)
         if state.fingerprint is not None and state.fingerprint != fingerprint:
@@ -100,7 +104,7 @@ class Intake:
         record = Outgoing(
             request_topic(priority),
             request.user_id.encode(),
-            request.record_value(notification_id),
+            value,
             (CONTENT_TYPE, ("client-id", client.encode()), *headers),
         )
         in_outbox = await self._publish(record)
@@ -167,4 +171,12 @@ def waiting(record: Outgoing) -> outbox.Waiting:
         key=record.key or b"",
         value=record.value or b"",
         headers=orjson.dumps(headers).decode(),
+    )
+
+
+def scheduled(record: Outgoing, known_as: UUID, due_at: datetime) -> outbox.Scheduled:
+    """A record as the schedules keep it; keeping it twice under one id is harmless."""
+    kept = waiting(record)
+    return outbox.Scheduled(
+        id=known_as, due_at=due_at, topic=kept.topic, key=kept.key, value=kept.value, headers=kept.headers
     )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
+#: How long a turn may last; an item that takes longer makes a turn of its own.
+_TURN_SECONDS = 0.004
 
-async def in_turns(items: Iterable[T], *, size: int = 16) -> AsyncIterator[T]:
-    """The same items; the loop runs everything else that is ready after each `size` of them."""
-    for number, item in enumerate(items):
-        if number and number % size == 0:
-            await asyncio.sleep(0)
+
+async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """The same items; when they have taken a turn's time, the loop runs everything else that is ready."""
+    began = time.perf_counter()
+    for item in items:
         yield item
+        if time.perf_counter() - began > _TURN_SECONDS:
+            await asyncio.sleep(0)
+            began = time.perf_counter()

@@ -7,12 +7,12 @@ exists is no reason to skip the produce; `queued` or beyond is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models import ids
@@ -27,19 +27,20 @@ from models.repositories.notifications import Known, OwnChange
 from models.requests import MAX_REQUEST_BYTES, NotificationRequest, parse
 from models.settings import Settings
 from streams.dead_letters import Burial, unburied
-from streams.delays import delayed
+from streams.delays import FAR, delayed
 from streams.directory import Directory
 from streams.domain import attempts
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
 from streams.errors import halved, persistently
-from streams.intake import Publishes, new_notification
+from streams.intake import Publishes, new_notification, scheduled
 from streams.metrics import DEAD, REQUESTS
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, STATUS, request_topic, send_topic
 from streams.turns import in_turns
 
-#: A `send_at` further away than this waits in the database, a nearer one on a delay topic.
-FAR = timedelta(hours=1)
+#: The id of a postponed request that brought none, for its way back.
+KNOWN_AS = "notification-id"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +102,22 @@ class RequestStage:
     async def _process(self, priority: Priority, records: Sequence[Incoming]) -> None:
         results = Results()
         asked = await self._read(records, results)
+        if asked:
+            await self._decide(priority, asked, results)
         async with self._engine.begin() as connection:
-            if asked:
-                await self._decide(connection, priority, asked, results)
             burials = await self._store(connection, results)
         await self._publish(results, burials)
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
-        """Decodes a batch; what can't be read is buried. Of one id the first in the batch counts."""
-        asked: dict[UUID, Asked] = {}
+        """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one."""
+        asked: dict[tuple[UUID, bytes], Asked] = {}
         async for record in in_turns(records):
             try:
                 one = self._ask(record)
             except Refused as error:
                 results.bury(self._poison(record, "invalid_request", error))
                 continue
-            first = asked.setdefault(one.notification_id, one)
-            if first.fingerprint != one.fingerprint:
-                results.bury(self._conflict(one))
+            asked.setdefault((one.notification_id, one.fingerprint), one)
         return list(asked.values())
 
     def _ask(self, record: Incoming) -> Asked:
@@ -133,24 +132,24 @@ class RequestStage:
     def _id(self, record: Incoming, request: NotificationRequest, client: str) -> UUID:
         if request.id is not None:
             return request.id
+        known_as = record.header(KNOWN_AS)
+        if known_as is not None and _UUID.fullmatch(known_as):
+            return UUID(known_as)
         if request.idempotency_key is not None:
             return ids.from_idempotency_key(client, request.idempotency_key)
         return ids.from_record(self._cluster_id, record.topic, record.partition, record.offset, record.timestamp_ms)
 
-    async def _decide(
-        self, connection: AsyncConnection, priority: Priority, asked: Sequence[Asked], results: Results
-    ) -> None:
-        rows = [
-            new_notification(
+    async def _decide(self, priority: Priority, asked: Sequence[Asked], results: Results) -> None:
+        rows = {
+            one.notification_id: new_notification(
                 one.request, one.notification_id, client=one.client, priority=priority, fingerprint=one.fingerprint
             )
-            for one in asked
-        ]
-        known = await notifications.accept(connection, rows)
-        ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], results)]
-        if not ready:
-            return
-        around = await self._surroundings(connection, ready)
+            for one in reversed(asked)
+        }
+        async with self._engine.begin() as connection:
+            known = await notifications.accept(connection, list(rows.values()))
+            ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], results)]
+            around = await self._surroundings(connection, ready) if ready else []
         async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
 
@@ -232,21 +231,19 @@ class RequestStage:
 
     def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
         now = self._clock()
-        again = Outgoing(request_topic(priority), one.request.user_id.encode(), one.record.value, one.record.headers)
-        if one.request.id is None:  # the record it comes back as must find its row
-            again = Outgoing(again.topic, again.key, one.request.record_value(one.notification_id), again.headers)
+        again = Outgoing(
+            request_topic(priority),
+            one.request.user_id.encode(),
+            one.record.value,
+            (
+                CONTENT_TYPE,
+                ("client-id", one.client.encode()),
+                (KNOWN_AS, str(one.notification_id).encode()),
+                *one.record.carried(),
+            ),
+        )
         if send_at - now > FAR:
-            headers = {name: value.decode() for name, value in again.headers if value is not None and _is_text(value)}
-            results.scheduled.append(
-                outbox.Scheduled(
-                    id=one.notification_id,
-                    due_at=send_at,
-                    topic=again.topic,
-                    key=again.key or b"",
-                    value=again.value or b"",
-                    headers=orjson.dumps(headers).decode(),
-                )
-            )
+            results.scheduled.append(scheduled(again, one.notification_id, send_at))
         else:
             results.records.append(delayed(again, send_at, now=now))
         if state.status is Status.ACCEPTED:
@@ -344,10 +341,3 @@ class RequestStage:
 
 def _changes(results: Results) -> list[Change]:
     return [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
-
-
-def _is_text(value: bytes) -> bool:
-    try:
-        return "\x00" not in value.decode()
-    except UnicodeDecodeError:
-        return False
