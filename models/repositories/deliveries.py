@@ -90,10 +90,11 @@ _OVERALL = text(
 )
 
 
-async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> set[UUID]:
+async def advance(connection: AsyncConnection, changes: Sequence[Change], *, is_locked: bool = False) -> set[UUID]:
     """The one function that writes delivery statuses; the notifications follow theirs in the same transaction.
 
-    Compare-and-set on (generation, rank): never backwards, and a repeat changes nothing.
+    Compare-and-set on (generation, rank): never backwards, and a repeat changes nothing. `is_locked` tells that this
+    transaction holds the notifications' locks already.
 
     Returns:
         The ids of the deliveries that changed.
@@ -106,7 +107,8 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change]) -> set
         latest[change.delivery_id] = change
     ordered = sorted(latest.values(), key=lambda change: change.delivery_id)
     notifications = sorted({change.notification_id for change in changes})
-    await lock(connection, notifications)
+    if not is_locked:
+        await lock(connection, notifications)
     result = await connection.execute(_ADVANCE, arrays(ordered, _CHANGE))
     changed = {row.delivery_id for row in result}
     if changed:

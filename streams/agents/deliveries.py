@@ -36,6 +36,7 @@ from models.repositories import dead_letters as index
 from models.repositories import deliveries as table
 from models.repositories import outbox
 from models.repositories.deliveries import AttemptKey, Claim
+from models.repositories.notifications import lock
 from models.requests import parse
 from models.settings import RetryPolicy, Settings
 from streams.channels.caller import Caller
@@ -305,8 +306,14 @@ class DeliveryStage:
     async def _record(self, called: Sequence[Called], results: Results) -> Results:
         """Makes outcomes and statuses durable; returns what is to be told. May be repeated."""
         caused = results.copy()
+        if not called and not caused.changes:
+            return caused
         made = [each.attempt for each in called if each.attempt is not None]
+        notifications = {each.taken.delivery.notification_id for each in called}
+        notifications |= {change.notification_id for change in caused.changes}
         async with self._engine.begin() as connection:
+            # Notifications before attempts, as a claim takes them; the other way round they could wait for each other.
+            await lock(connection, sorted(notifications))
             stored = await table.finish(connection, made) if made else {}
             async for each in in_turns(called):
                 if each.attempt is None:
@@ -315,7 +322,7 @@ class DeliveryStage:
                     self._follow(each.taken, stored[_key(each.taken.delivery)], caused)
             if caused.scheduled:
                 await outbox.schedule(connection, caused.scheduled)
-            await table.advance(connection, caused.changes)
+            await table.advance(connection, caused.changes, is_locked=True)
         return caused
 
     async def _tell(self, results: Results) -> None:
