@@ -35,6 +35,9 @@ MAX_USER_ID = 255
 #: https://www.rfc-editor.org/rfc/rfc3339#section-5.6
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 
+#: What may be told of a key: no address, no control character, nothing long.
+_NAME = re.compile(r"[\w.\[\] -]{1,64}")
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -237,5 +240,6 @@ def _refusal(detail: Any) -> Refused:
 
 
 def _shown(part: str | int) -> str:
-    """A step of a field's path. It may be a key that the sender chose, and must fit into a header and a table."""
-    return "".join(character if character.isprintable() else "?" for character in str(part)[:64])
+    """A step of a field's path. It may be a key that the sender chose: shown only where it reads like a name."""
+    text = str(part)
+    return text if _NAME.fullmatch(text) else "?"
