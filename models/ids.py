@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 import uuid_utils.compat
@@ -41,4 +41,5 @@ def event_id(subject: UUID, generation: int, attempt: int, status: str) -> UUID:
 
 def rfc3339(value: datetime) -> str:
     """UTC with milliseconds and a Z: `2026-01-01T12:00:00.000Z`."""
+    value = value.astimezone(UTC)
     return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
