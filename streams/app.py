@@ -25,9 +25,11 @@ from streams.providers.base import NotificationProvider
 from streams.topics import CONTACTS, TIERS, request_topic, send_topic
 from streams.waiting_room import outbox_room, schedule_room
 
-#: How long a batch waits for more, which is also the pace of an idle lane: short where people wait.
+#: How long Faust collects records, which is also the pace of an idle lane: short where people wait.
 _LINGER_SECONDS = {Priority.HIGH: 0.02, Priority.NORMAL: 0.03, Priority.LOW: 0.05}
-#: The same for a channel without provider, where nothing but failures is to be told.
+#: How long a busy lane waits for a batch to fill up: not at all where people wait.
+_PATIENCE_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.05, Priority.LOW: 0.1}
+#: The linger of a channel without provider, where nothing but failures is to be told.
 _UNUSED_LINGER_SECONDS = 0.25
 
 
@@ -90,7 +92,7 @@ def _lanes(parts: Parts) -> Iterator[Lane]:
     yield from _request_lanes(parts)
     yield from _channel_lanes(parts)
     contacts = ContactStage(engine=parts.engine, publisher=parts.publisher)
-    yield Lane(name="contacts", topic=CONTACTS, handle=contacts, batch_records=200, linger_seconds=0.1)
+    yield Lane(name="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200, linger_seconds=0.1)
 
 
 def _request_lanes(parts: Parts) -> Iterator[Lane]:
@@ -106,9 +108,10 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         yield Lane(
             name=f"requests-{priority}",
             topic=request_topic(priority),
-            handle=partial(stage, priority),
+            begin=partial(stage.begin, priority),
             batch_records=parts.settings.request_batch,
             linger_seconds=_LINGER_SECONDS[priority],
+            patience_seconds=_PATIENCE_SECONDS[priority],
         )
 
 
@@ -126,10 +129,12 @@ def _channel_lanes(parts: Parts) -> Iterator[Lane]:
             yield Lane(
                 name=f"send-{channel}-{priority}",
                 topic=send_topic(channel, priority),
-                handle=stage,
-                # Never more claims than call slots: a killed worker leaves no more than these in doubt.
-                batch_records=_call_slots(parts, channel),
+                begin=stage.begin,
+                # One batch is being called while the one before is being recorded: together never more than the call
+                # slots, so that a killed worker leaves no more than these in doubt.
+                batch_records=max(1, _call_slots(parts, channel) // 2),
                 linger_seconds=_LINGER_SECONDS[priority] if parts.providers[channel] else _UNUSED_LINGER_SECONDS,
+                patience_seconds=_PATIENCE_SECONDS[priority],
             )
 
 

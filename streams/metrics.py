@@ -7,7 +7,9 @@ from prometheus_client import Counter, Gauge, Histogram
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0, 3600.0)
 
 RECORDS = Counter("comms_lane_records_total", "Records a lane has finished with.", ["lane"])
-BATCH_SECONDS = Histogram("comms_lane_batch_seconds", "Time a lane took for a batch.", ["lane"], buckets=_SECONDS)
+BATCH_SECONDS = Histogram(
+    "comms_lane_batch_seconds", "Time a lane took for a part of a batch.", ["lane", "part"], buckets=_SECONDS
+)
 QUEUE_AGE = Histogram(
     "comms_queue_age_seconds", "Age of a record when its lane took it up.", ["lane"], buckets=_SECONDS
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,6 +19,7 @@ from models.requests import MAX_USER_ID, Device, parse
 from streams.dead_letters import Burial, unburied
 from streams.errors import halved, persistently
 from streams.intake import Publishes
+from streams.lanes import Finish
 from streams.metrics import DEAD
 from streams.records import Incoming
 
@@ -44,6 +46,10 @@ class ContactStage:
         self._engine = engine
         self._publisher = publisher
         self._clock = clock
+
+    async def begin(self, records: Sequence[Incoming]) -> Finish:
+        """Nothing is gained by doing this in two parts."""
+        return partial(self, records)
 
     async def __call__(self, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""

@@ -46,6 +46,7 @@ from streams.domain import attempts, retry
 from streams.domain.attempts import Effects, effects
 from streams.errors import halved, persistently
 from streams.intake import Publishes, scheduled
+from streams.lanes import Finish
 from streams.metrics import DEAD, RETRIES
 from streams.providers.base import DeliveryResult, NotificationProvider
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
@@ -129,15 +130,23 @@ class DeliveryStage:
 
     async def __call__(self, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""
+        finish = await self.begin(records)
+        await finish()
+
+    async def begin(self, records: Sequence[Incoming]) -> Finish:
+        """Claims and calls; returns what makes it durable and tells it."""
         results = Results()
         taken = await self._read(records, results)
         claims: dict[AttemptKey, Claim] = {}
         claimed_at = time.monotonic()
         await halved(taken, lambda part: self._claim(part, claims), lambda one: self._refused(one, results))
-        won = self._sort(taken, claims, results)
-        called = await self._call_all(won, claimed_at)
-        caused = await persistently(lambda: self._record(called, results), lane=self._lane)
-        await persistently(lambda: self._tell(caused), lane=self._lane)
+        called = await self._call_all(self._sort(taken, claims, results), claimed_at)
+
+        async def finish() -> None:
+            caused = await persistently(lambda: self._record(called, results), lane=self._lane)
+            await persistently(lambda: self._tell(caused), lane=self._lane)
+
+        return finish
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Taken]:
         taken: dict[AttemptKey, Taken] = {}

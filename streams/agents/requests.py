@@ -31,8 +31,9 @@ from streams.delays import FAR, delayed
 from streams.directory import Directory
 from streams.domain import attempts
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
-from streams.errors import halved, persistently
+from streams.errors import halved, is_refusal, persistently
 from streams.intake import Publishes, new_notification, scheduled
+from streams.lanes import Finish
 from streams.metrics import DEAD, REQUESTS
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, STATUS, request_topic, send_topic
@@ -70,6 +71,14 @@ class Results:
         self.burials.setdefault(burial.source, burial)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch whose rows are stored: what is to be written to Kafka now, and which dead letters are new."""
+
+    results: Results
+    burials: Sequence[Burial]
+
+
 class RequestStage:
     """What the request lanes do with a batch. One for all lanes of a process."""
 
@@ -94,19 +103,51 @@ class RequestStage:
 
     async def __call__(self, priority: Priority, records: Sequence[Incoming]) -> None:
         """Finishes a batch: when this returns, all that it caused is durable."""
-        lane = f"requests-{priority}"
-        await persistently(
-            lambda: halved(records, lambda part: self._process(priority, part), self._refused), lane=lane
-        )
+        finish = await self.begin(priority, records)
+        await finish()
 
-    async def _process(self, priority: Priority, records: Sequence[Incoming]) -> None:
+    async def begin(self, priority: Priority, records: Sequence[Incoming]) -> Finish:
+        """Stores and decides; returns what hands it on."""
+        lane = f"requests-{priority}"
+        parts: list[Prepared] = []
+
+        async def prepare(part: Sequence[Incoming]) -> None:
+            parts.append(await self._prepare(priority, part))
+
+        async def prepare_all() -> None:
+            parts.clear()
+            await halved(records, prepare, self._refused)
+
+        async def publish_all() -> None:
+            for part in parts:
+                await self._publish(part)
+
+        async def finish() -> None:
+            try:
+                await persistently(publish_all, lane=lane)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                await persistently(one_by_one, lane=lane)
+
+        async def one_by_one() -> None:
+            """Where the database refuses what follows from a batch: its records by halves, each to its end."""
+
+            async def process(part: Sequence[Incoming]) -> None:
+                await self._publish(await self._prepare(priority, part))
+
+            await halved(records, process, self._refused)
+
+        await persistently(prepare_all, lane=lane)
+        return finish
+
+    async def _prepare(self, priority: Priority, records: Sequence[Incoming]) -> Prepared:
         results = Results()
         asked = await self._read(records, results)
         if asked:
             await self._decide(priority, asked, results)
         async with self._engine.begin() as connection:
-            burials = await self._store(connection, results)
-        await self._publish(results, burials)
+            return Prepared(results, await self._store(connection, results))
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
         """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one."""
@@ -313,7 +354,7 @@ class RequestStage:
         results.bury(self._poison(record, "database_refused", Refused("body", "is refused by the database")))
         async with self._engine.connect() as connection:
             burials = await unburied(connection, list(results.burials.values()))
-        await self._publish(results, burials)
+        await self._publish(Prepared(results, burials))
 
     async def _store(self, connection: AsyncConnection, results: Results) -> list[Burial]:
         """The rows of the fan-out; returns what is not among the dead letters yet."""
@@ -322,8 +363,9 @@ class RequestStage:
             await deliveries.insert(connection, _changes(results), channels)
         return await unburied(connection, list(results.burials.values()))
 
-    async def _publish(self, results: Results, burials: Sequence[Burial]) -> None:
+    async def _publish(self, prepared: Prepared) -> None:
         """Records first; the statuses that make a repeat skip them only when Kafka has them."""
+        results, burials = prepared.results, prepared.burials
         letters = [burial.outgoing() for burial in burials]
         written = await self._publisher.send_all([*letters, *results.records])
         async with self._engine.begin() as connection:
