@@ -95,9 +95,14 @@ def consumer_group(settings: Settings, lane_name: str) -> str:
     return f"{settings.kafka_topic_prefix}comms-{lane_name}"
 
 
+class _App(faust.App):  # type: ignore[misc]
+    def _create_directories(self) -> None:
+        """Faust would make a folder for each app where the process was started; lanes keep no tables."""
+
+
 def build_app(lane: Lane, settings: Settings) -> faust.App:
     """The Faust app of a lane."""
-    app = faust.App(
+    app = _App(
         consumer_group(settings, lane.name),
         broker=[f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings),
