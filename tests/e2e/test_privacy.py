@@ -31,7 +31,7 @@ ENDS = ("sent", "failed", "suppressed", "expired", "cancelled")
 
 @pytest.fixture(scope="module")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    settings = {
+    settings: dict[str, Any] = {
         "LOG_LEVEL": "DEBUG",
         "KAFKA_PARTITIONS": "2",
         "SENDGRID_API_KEY": MARKS["apikey"],
@@ -109,7 +109,7 @@ class Mischief:
 
     async def bad_inputs(self) -> None:
         secret = MARKS["value"]
-        for fields in (
+        every: tuple[dict[str, Any], ...] = (
             {"channels": [secret]},
             {"recipient": {"email": f"{MARKS['address']} {secret}"}},
             {"send_at": secret},
@@ -122,7 +122,8 @@ class Mischief:
             {"options": {"email": {"from": f"{secret}\r\nBcc: {MARKS['address']}@example.com"}}},
             {"options": {"email": {"attachments": [{"url": "https://x.example/" + MARKS["attachment"]}]}}},
             {"options": {"provider": {"sendgrid": {MARKS["provider"]: 1}}}},
-        ):
+        )
+        for fields in every:
             await self.send(**fields)
             await self.publish(orjson.dumps(request(**fields)))
         await self.client.post("/notifications", content=b"{" + secret.encode(), headers=_JSON)

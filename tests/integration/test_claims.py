@@ -234,7 +234,7 @@ async def test_a_transactional_category_is_exempt_but_not_from_its_end(rows: Row
 
 async def test_cancel_or_claim_exactly_one_wins(rows: Rows) -> None:
     """Many rounds, both at once on connections of their own, which goes first by chance."""
-    won = Counter()
+    won: Counter[str] = Counter()
     for round_ in range(150):
         notification = await rows.queued(Channel.EMAIL, Channel.SMS)
         asked = [delivery(notification), delivery(notification, Channel.SMS)]

@@ -152,8 +152,8 @@ async def test_a_record_in_the_wrong_tier_holds_up_nobody(line: Line) -> None:
     for tier, due_in, stamp_in in (("1s", 3600, 0), ("1s", 86400 * 31, 0), ("1s", 900, 1800), ("1s", 2, 3000)):
         await line.put(tier, in_(due_in), timestamp_ms=int((time.time() + stamp_in) * 1000))
     line.due.clear()
-    for tier, due_in in (("1s", -1e9), ("1s", 0.5), ("5s", 0.2), ("5s", -60)):
-        await line.put(tier, in_(due_in))
+    for tier, seconds in (("1s", -1e9), ("1s", 0.5), ("5s", 0.2), ("5s", -60)):
+        await line.put(tier, in_(seconds))
     await line.delay(*(in_(0.2 + number / 100) for number in range(150)))
     late = await line.lateness()
     assert_in_time([seconds for name, seconds in late.items() if line.due[name] > datetime.now(UTC) - HALF_A_MINUTE])
@@ -201,10 +201,10 @@ async def test_poison_in_a_tier_is_a_dead_letter_and_holds_up_nobody(
     index = {(row.source_topic, row.source_partition, row.source_offset): row for row in rows}
     letters = {f"{letter.partition}-{letter.offset}": letter for letter in await raw.read(DEAD_LETTERS)}
     assert len(rows) == len(letters) == len(placed)
-    for name, (written, value) in placed.items():
+    for name, (written, expected) in placed.items():
         row = index[written.topic, written.partition, written.offset]
         letter = letters[row.id]
-        assert (name, letter.value) == (name, value)
+        assert (name, letter.value) == (name, expected)
         assert row.stage == "delay"
         assert row.error_class == "invalid_delay"
         given = BAD.get(name.split(" ", 1)[1], LARGE)
