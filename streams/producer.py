@@ -95,10 +95,15 @@ class Publisher:
         producer = self._producer
         if producer is None:
             raise Unavailable("kafka", "not connected yet")
+        futures: list[asyncio.Future[Any]] = []
         try:
-            futures = [await self._begin(producer, record) async for record in in_turns(records)]
-            written = await asyncio.gather(*futures)
+            async for record in in_turns(records):
+                futures.append(await self._begin(producer, record))  # noqa: PERF401  kept when the next one raises
+            # One after the other: they end together, and a gather costs a callback each.
+            written = [await future for future in futures]
         except KafkaError as error:
+            for future in futures:
+                future.add_done_callback(_seen)
             self._replace(producer)
             raise Unavailable("kafka", type(error).__name__) from error
         return [(meta.partition, meta.offset) for meta in written]
@@ -200,6 +205,12 @@ def _short(record: Outgoing) -> tuple[tuple[str, bytes | None], ...]:
 
 def _serialized(key: object) -> object:
     return None if key is _NO_KEY else key
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Its failure was told by another one of the batch."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -11,6 +11,7 @@ def api() -> None:
 
     from api.app import create_app
     from api.server import listen, server
+    from cli.collector import calm_collector
     from models.errors import Refused
     from models.settings import load_settings
     from streams.logs import configure_logs
@@ -22,5 +23,7 @@ def api() -> None:
         start_http_server(settings.metrics_port)
     except OSError:
         raise Refused("METRICS_PORT", f"{settings.metrics_port} is taken") from None
+    app = create_app(settings)
+    calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        server(create_app(settings), settings).run(sockets=[socket])
+        server(app, settings).run(sockets=[socket])

@@ -19,6 +19,7 @@ def worker(
     from prometheus_client import start_http_server
 
     from cli import CommandError
+    from cli.collector import calm_collector
     from models.settings import load_settings
     from streams.logs import configure_logs
     from streams.worker import run
@@ -29,6 +30,7 @@ def worker(
         start_http_server(settings.metrics_port)
     except OSError:
         raise CommandError(f"METRICS_PORT {settings.metrics_port} is taken") from None
+    calm_collector()
     uvloop.install()  # a policy, because the lanes' consumers make loops of their own in threads
     went_well = asyncio.run(run(settings, only or []))
     if not went_well:
