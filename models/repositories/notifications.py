@@ -138,7 +138,14 @@ async def advance(connection: AsyncConnection, changes: Sequence[OwnChange]) -> 
     return {row.id for row in result}
 
 
-_LOCK = text("SELECT id FROM notifications WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE")
+_LOCK = text(
+    """
+    WITH locked AS MATERIALIZED (
+        SELECT id FROM notifications WHERE id = ANY(:ids) ORDER BY id FOR NO KEY UPDATE
+    )
+    SELECT count(*) FROM locked
+    """
+)
 
 
 async def lock(connection: AsyncConnection, ids: Sequence[UUID]) -> None:

@@ -23,10 +23,12 @@ class Caller:
     """Calls the first provider of a chain, so many times at once as the lane and the provider allow."""
 
     def __init__(self, channel: Channel, providers: Sequence[NotificationProvider], settings: Settings) -> None:
-        self._channel = channel
         self._provider = providers[0] if providers else None
         self._slots = asyncio.Semaphore(settings.calls_in_flight)
         self._timeout_seconds = settings.provider_timeout_seconds
+        name = self._provider.name if self._provider is not None else "none"
+        self._seconds = PROVIDER_SECONDS.labels(channel, name)
+        self._attempts = {outcome: ATTEMPTS.labels(channel, name, outcome) for outcome in Outcome}
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -39,11 +41,10 @@ class Caller:
         """Makes one call within a slot. Never raises for what the provider did."""
         if self._provider is None:
             return DeliveryResult(outcome=Outcome.PERMANENT, provider="none", reason="no_provider")
-        name = self._provider.name
         started = time.perf_counter()
         result = await self._result(self._provider, delivery)
-        PROVIDER_SECONDS.labels(self._channel, name).observe(time.perf_counter() - started)
-        ATTEMPTS.labels(self._channel, name, result.outcome).inc()
+        self._seconds.observe(time.perf_counter() - started)
+        self._attempts[result.outcome].inc()
         return result
 
     async def _result(self, provider: NotificationProvider, delivery: Delivery) -> DeliveryResult:

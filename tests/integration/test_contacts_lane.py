@@ -122,9 +122,7 @@ async def test_an_older_statement_never_replaces_a_newer(contacts: Contacts) -> 
 
 async def test_of_one_batch_the_newest_holds_whatever_the_order(contacts: Contacts) -> None:
     times = [f"2026-05-{day:02d}T00:00:00Z" for day in (3, 9, 1, 5)]
-    await asyncio.gather(
-        *(contacts.say(email=f"a{i}@example.com", updated_at=at) for i, at in enumerate(times))
-    )
+    await asyncio.gather(*(contacts.say(email=f"a{i}@example.com", updated_at=at) for i, at in enumerate(times)))
     assert (await contacts.row()).email == "a1@example.com"
 
 
