@@ -166,7 +166,7 @@ class DeviceBody(Contract):
     """A push token and the platform that gave it out."""
 
     platform: Literal["fcm", "apns"]
-    token: Annotated[Text, Field(min_length=1, max_length=4096)]
+    token: Annotated[str, Field(pattern=r"^[!-~]{1,2000}$")]
     kind: Annotated[
         Maybe[Annotated[Text, Field(min_length=1, max_length=64)]],
         Field(description="What the token is, in the vendor's words."),

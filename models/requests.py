@@ -79,7 +79,8 @@ class Device(Contract):
     """Where a push message goes."""
 
     platform: Literal["fcm", "apns"]
-    token: Annotated[Text, Field(min_length=1, max_length=4096)]
+    #: No vendor's is longer than some hundred; more would not fit the index.
+    token: Annotated[str, Field(pattern=r"^[!-~]{1,2000}$")]
 
 
 class Recipient(Contract):
