@@ -139,6 +139,10 @@ def _channel_lanes(parts: Parts) -> Iterator[Lane]:
 
 
 def _call_slots(parts: Parts, channel: Channel) -> int:
-    """How many calls a lane of this channel can have in flight."""
-    bounds = [provider.concurrency for provider in parts.providers[channel][:1] if provider.concurrency is not None]
+    """How many calls of a lane of this channel may be unrecorded at a time.
+
+    Where the provider itself bounds its calls, a few for each of its slots: they take turns within a batch, and a claim
+    whose turn comes late is renewed.
+    """
+    bounds = [4 * provider.concurrency for provider in parts.providers[channel][:1] if provider.concurrency is not None]
     return min([parts.settings.calls_in_flight, *bounds])
