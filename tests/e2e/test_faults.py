@@ -24,7 +24,7 @@ from models.status import ENDED_RANK
 
 #: Requests, pace per second, how often a worker and Kafka are killed, seconds between two kills.
 SHORT = (1_500, 100.0, 2, 1, 5.0)
-LONG = (10_000, 500.0, 5, 3, 6.0)
+LONG = (10_000, 500.0, 5, 3, 2.2)
 SLOTS = Settings.model_fields["calls_in_flight"].default
 
 

@@ -163,10 +163,11 @@ async def test_deliveries_and_attempts_are_told(api: RunningApi) -> None:
         INSERT INTO delivery_logs
             (delivery_id, generation, attempt, source_partition, source_offset, claimed_at, lease_until,
              outcome, provider, reason, retry_at, finished_at)
-        SELECT delivery_id, 0, 1, 0, 0, now() + interval '1 s', now(), 'retry', 'smtp', '451', now(), now() + interval '2 s'
-        FROM d
+        SELECT delivery_id, 0, 1, 0, 0, now() + interval '1 s', now(),
+               'retry', 'smtp', '451', now(), now() + interval '2 s' FROM d
         UNION ALL
-        SELECT delivery_id, 0, 2, 0, 1, now() + interval '3 s', now() + interval '1 hour', NULL, NULL, NULL, NULL, NULL FROM d
+        SELECT delivery_id, 0, 2, 0, 1, now() + interval '3 s', now() + interval '1 hour',
+               NULL, NULL, NULL, NULL, NULL FROM d
         """,
         id=request["id"],
     )
