@@ -144,5 +144,5 @@ def _call_slots(parts: Parts, channel: Channel) -> int:
     Where the provider itself bounds its calls, a few for each of its slots: they take turns within a batch, and a claim
     whose turn comes late is renewed.
     """
-    bounds = [4 * provider.concurrency for provider in parts.providers[channel][:1] if provider.concurrency is not None]
+    bounds = [4 * provider.most_calls for provider in parts.providers[channel][:1] if provider.most_calls is not None]
     return min([parts.settings.calls_in_flight, *bounds])

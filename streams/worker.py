@@ -30,8 +30,8 @@ _STOP_SECONDS = 15.0
 _CLOSE_SECONDS = 4.0
 
 
-async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
-    """Runs lanes until SIGTERM or SIGINT; False when a lane crashed, so that a supervisor starts the process again.
+async def run(settings: Settings, only: Sequence[str] = ()) -> None:
+    """Runs lanes until SIGTERM or SIGINT. Ends the process with 1 when a lane crashed: a supervisor starts it again.
 
     Raises:
         Refused: when `only` or a provider's setting is wrong.
@@ -46,10 +46,10 @@ async def run(settings: Settings, only: Sequence[str] = ()) -> bool:
     if not running.done():  # it waits for a server that is away, and holds nothing that isn't read again
         log.warning("worker ends without a server it waited for")
         os._exit(1)
-    return running.result()
+    running.result()
 
 
-async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], started: asyncio.Event) -> bool:
+async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], started: asyncio.Event) -> None:
     async with open_parts(settings) as parts:
         services = build_services(parts, names)
         started.set()
@@ -62,8 +62,10 @@ async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], st
         log.info("worker stopping", crashed=[service.label for service in crashed])
         for task in (lag, *ended):
             task.cancel()
-        await stop_all(services)
-    return not crashed
+        # One that crashed would wait for records that it will never acknowledge.
+        await stop_all([service for service in services if not service.crashed])
+    if crashed:  # its threads would keep the process alive
+        os._exit(1)
 
 
 @asynccontextmanager

@@ -58,7 +58,7 @@ class NotificationProvider(ABC):
     #: call's timeout, so that waiting is never taken for a slow provider.
     slots: asyncio.Semaphore | None = None
     #: How many `slots` there are.
-    concurrency: int | None = None
+    most_calls: int | None = None
 
     async def open(self) -> None:  # noqa: B027  most providers connect on first use
         """Prepares connections. Must not fail because the vendor is away."""

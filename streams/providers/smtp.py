@@ -116,7 +116,7 @@ class SmtpProvider(NotificationProvider):
         self._default_from = settings.email_from
         self._timeout = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
         self._clock = clock
-        self.concurrency = settings.smtp_connections
+        self.most_calls = settings.smtp_connections
         self.slots = asyncio.Semaphore(settings.smtp_connections)
         self._connections = SmtpConnections(settings, tls_context=tls_context)
 
