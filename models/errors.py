@@ -30,9 +30,13 @@ class Conflict(Refused):
 
 
 class Unavailable(CommsError):
-    """A server this service depends on does not answer; `dependency` names it."""
+    """A server this service depends on does not answer; `dependency` names it.
 
-    def __init__(self, dependency: str, reason: str) -> None:
+    `is_final` says that asking again won't help: a wrong password, a database that is not there.
+    """
+
+    def __init__(self, dependency: str, reason: str, *, is_final: bool = False) -> None:
         super().__init__(f"{dependency}: {reason}")
+        self.is_final = is_final
         self.dependency = dependency
         self.reason = reason

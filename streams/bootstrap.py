@@ -1,18 +1,35 @@
-"""Creates the topics of the catalogue. Partitions only grow."""
+"""Waits for the servers, and creates the topics of the catalogue. Partitions only grow."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from models.errors import Unavailable
+from models.session import create_engine
 from models.settings import Settings
+from streams.errors import is_passing, sqlstate
 from streams.kafka import client_options
 from streams.topics import CATALOGUE
 
+log = structlog.get_logger()
+
+#: How long a start waits for servers that are starting themselves.
+PATIENCE = timedelta(seconds=30)
+_REACH_PAUSE_SECONDS = 1.0
+#: By SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSALS = {
+    "3D000": "does not exist: create the database first",
+    "28000": "refuses this user",
+    "28P01": "refuses this password",
+}
 _LEADER_TRIES = 100
 _LEADER_PAUSE_SECONDS = 0.2
 
@@ -23,6 +40,45 @@ class Created:
 
     new: tuple[str, ...]
     grown: tuple[str, ...]
+
+
+async def reach(settings: Settings, *, patience: timedelta = PATIENCE) -> None:
+    """Waits until database and broker answer: whoever starts everything at once starts them in any order.
+
+    Raises:
+        Unavailable: naming the one that doesn't answer, or the database that is not there.
+    """
+    await _patiently(lambda: _reach_database(settings), patience)
+    await _patiently(lambda: cluster_id(settings), patience)
+
+
+async def _patiently(work: Callable[[], Awaitable[object]], patience: timedelta) -> None:
+    ends = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            await work()
+        except Unavailable as error:
+            if error.is_final or time.monotonic() > ends:
+                raise
+            log.warning(f"{error.dependency} does not answer yet")
+            await asyncio.sleep(_REACH_PAUSE_SECONDS)
+        else:
+            return
+
+
+async def _reach_database(settings: Settings) -> None:
+    engine = create_engine(settings, name="comms-migrate", check_before_use=False)
+    where = f"{engine.url.host}:{engine.url.port or 5432}/{engine.url.database}"
+    try:
+        async with engine.connect():
+            pass
+    except Exception as error:
+        if is_passing(error):
+            raise Unavailable("postgres", f"{where} does not answer ({type(error).__name__})") from error
+        why = _REFUSALS.get(sqlstate(error), f"refuses ({type(error).__name__} {sqlstate(error)})")
+        raise Unavailable("postgres", f"{where} {why}", is_final=True) from error
+    finally:
+        await engine.dispose()
 
 
 async def create_topics(settings: Settings) -> Created:

@@ -15,11 +15,12 @@ def migrate() -> None:
 
     from alembic import command
     from models.settings import load_settings
-    from streams.bootstrap import create_topics
+    from streams.bootstrap import create_topics, reach
 
     settings = load_settings()
     config = Config(str(_ROOT / "alembic.ini"))
     config.set_main_option("script_location", str(_ROOT / "alembic").replace("%", "%%"))
+    asyncio.run(reach(settings))
     command.upgrade(config, "head")
     print("Database: up to date.")
     created = asyncio.run(create_topics(settings))
