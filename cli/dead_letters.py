@@ -17,31 +17,14 @@ from cli.servers import kafka_admin, kafka_reader, partitions
 from models.addresses import masked
 from models.ids import rfc3339
 from models.settings import Settings
+from streams.dead_letters import HEADERS
 from streams.records import Incoming, headers_from
 from streams.topics import DEAD_LETTERS
 
 _ID = re.compile(r"^(\d{1,9})-(\d{1,18})$", re.ASCII)
 _READ_SECONDS = 15.0
 #: Headers whose values the service knows to be harmless. Others may hold anything, so they count as content.
-_HARMLESS = frozenset(
-    {
-        "error-class",
-        "error-reason",
-        "stage",
-        "source-topic",
-        "source-partition",
-        "source-offset",
-        "attempts",
-        "failed-at",
-        "notification-id",
-        "channel",
-        "content-type",
-        "traceparent",
-        "due-at",
-        "return-topic",
-        "client-id",
-    }
-)
+_HARMLESS = HEADERS | {"content-type", "traceparent", "due-at", "return-topic", "client-id", "truncated"}
 
 
 @dataclass(frozen=True, slots=True)

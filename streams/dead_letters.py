@@ -16,7 +16,7 @@ from streams.records import Incoming, Outgoing
 from streams.topics import DEAD_LETTERS
 
 #: Headers of ours; a record that was dead before does not carry its old ones along.
-_OWN = frozenset(
+HEADERS = frozenset(
     (
         "error-class",
         "error-reason",
@@ -65,7 +65,7 @@ class Burial:
             "notification-id": str(self.notification_id) if self.notification_id else None,
             "channel": self.channel,
         }
-        kept = tuple(pair for pair in self.record.headers if pair[0] not in _OWN)
+        kept = tuple(pair for pair in self.record.headers if pair[0] not in HEADERS)
         ours = tuple((name, value.encode()) for name, value in told.items() if value is not None)
         return Outgoing(DEAD_LETTERS, self.record.key, self.record.value, kept + ours)
 
