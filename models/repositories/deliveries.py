@@ -74,6 +74,8 @@ _ADVANCE = text(
 _SPEAKS_FIRST = " ".join(f"WHEN '{status}' THEN {place}" for status, place in PRECEDENCE.items())
 
 # An ended notification is not opened again by a delivery that was fanned out while it ended, only by a replayed one.
+# An open one does not go back: a throttled request that returned is fanned out, and stays `throttled` until its
+# deliveries are further than `queued`. Replays are exempt: each delivery's is a new beginning.
 _OVERALL = text(
     f"""
     UPDATE notifications AS n
@@ -86,6 +88,7 @@ _OVERALL = text(
     ) AS o
     WHERE n.id = o.notification_id AND n.id = ANY(:ids) AND n.status <> o.status
       AND (n.rank < {ENDED_RANK} OR o.rank >= {ENDED_RANK} OR o.generation > 0)
+      AND (n.rank >= {ENDED_RANK} OR n.rank <= o.rank OR n.generation > 0 OR o.generation > 0)
     """  # noqa: S608
 )
 

@@ -163,6 +163,21 @@ async def test_cancelled_stays_cancelled_when_a_late_fan_out_arrives(rows: Rows)
     assert not (await cancel(rows, notification)).too_late
 
 
+async def test_a_throttled_one_that_is_fanned_out_does_not_go_back_to_queued(rows: Rows) -> None:
+    notification = await rows.notification()
+    async with rows.engine.begin() as connection:
+        await notifications.advance(connection, [OwnChange(id=notification, status=Status.THROTTLED)])
+    await rows.fan_out(notification, [EMAIL, SMS])
+    assert await rows.statuses(notification) == {"email": "queued", "sms": "queued"}
+    assert await rows.status(notification) == "throttled"
+    await rows.advance(change(notification, EMAIL, Status.RETRYING, attempts=1))
+    assert await rows.status(notification) == "throttled"
+    await rows.advance(change(notification, SMS, Status.RETRYING, attempts=1))
+    assert await rows.status(notification) == "retrying"
+    await rows.advance(change(notification, EMAIL, Status.SENT), change(notification, SMS, Status.SENT))
+    assert await rows.status(notification) == "sent"
+
+
 async def test_a_fan_out_and_a_cancellation_at_once(rows: Rows) -> None:
     for _ in range(60):
         notification = await rows.notification()
