@@ -9,6 +9,7 @@ from models.tables.inbox import InboxItem
 from models.tables.notifications import Notification
 from models.tables.outbox import NotificationSchedule, QueuedMessage
 from models.tables.preferences import NotificationPreference
+from models.tables.rate_limit_buckets import RateLimitBucket
 from models.tables.templates import NotificationTemplate
 from models.tables.unsubscribes import Unsubscribe
 
@@ -25,5 +26,6 @@ __all__ = [
     "NotificationSchedule",
     "NotificationTemplate",
     "QueuedMessage",
+    "RateLimitBucket",
     "Unsubscribe",
 ]
