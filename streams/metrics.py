@@ -14,6 +14,10 @@ QUEUE_AGE = Histogram(
     "comms_queue_age_seconds", "Age of a record when its lane took it up.", ["lane"], buckets=_SECONDS
 )
 LAG = Gauge("comms_lane_lag_records", "Records between a lane's commits and the end of its topic.", ["lane"])
+#: The next three are shown by the process that sampled last, and by no other.
+QUEUE_LAG = Gauge("comms_queue_lag_records", "Records, or rows, that wait, in the whole cluster.", ["lane"])
+QUEUE_OLDEST = Gauge("comms_queue_oldest_seconds", "Time for which the head of a queue has waited.", ["lane"])
+QUEUE_MEMBERS = Gauge("comms_queue_members", "Processes that read a queue.", ["lane"])
 HOLDS = Counter("comms_lane_holds_total", "Times a lane waited for a server that was away.", ["lane"])
 
 REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by result.", ["priority", "result"])
@@ -22,6 +26,14 @@ RETRIES = Counter("comms_retries_total", "Attempts that will be made again.", ["
 DEAD = Counter("comms_dead_letters_total", "Records that went to the dead letters.", ["stage", "error_class"])
 PROVIDER_SECONDS = Histogram(
     "comms_provider_seconds", "Time of one provider call.", ["channel", "provider"], buckets=_SECONDS
+)
+PROVIDER_STATE = Gauge(
+    "comms_provider_state", "1 for the state a provider is in, 0 for the others.", ["channel", "provider", "state"]
+)
+FAIL_OVERS = Counter(
+    "comms_provider_fail_overs_total",
+    "Calls that went on to the next provider of the chain.",
+    ["channel", "provider", "to"],
 )
 DELAY_LATENESS = Histogram(
     "comms_delay_lateness_seconds", "How late a delayed record went back to its topic.", buckets=_SECONDS

@@ -11,6 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import ClassVar
 
 from models.deliveries import Delivery
@@ -26,6 +27,19 @@ class UnsupportedFeature(Exception):
         self.provider = provider
 
 
+class Reach(StrEnum):
+    """How far a call got: what it says of the provider, where the outcome speaks of the message."""
+
+    #: The vendor answered, whatever it said.
+    ANSWERED = "answered"
+    #: No answer, or one that says that nobody is served now: refused connections, timeouts, 429, 503, 421.
+    AWAY = "away"
+    #: Decided here, before the vendor was asked: it proves nothing of it.
+    NOT_ASKED = "not_asked"
+    #: Broke off in our own code: nobody knows how far it got.
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryResult:
     """How one call to a provider ended."""
@@ -38,6 +52,8 @@ class DeliveryResult:
     reason: str | None = None
     #: The vendor asked to wait at least this long.
     retry_after: timedelta | None = None
+    #: What the call says of the provider's health.
+    reach: Reach = Reach.ANSWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome
 from models.errors import Unavailable
-from streams.providers.base import DeliveryResult, NotificationProvider
+from streams.providers.base import DeliveryResult, NotificationProvider, Reach
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class InAppProvider(NotificationProvider):
         except (DataError, IntegrityError):
             return _result(Outcome.PERMANENT, "database refused")
         except (Unavailable, OSError, DBAPIError, PoolTimeout):
-            return _result(Outcome.RETRY, "database unreachable")
+            return _result(Outcome.RETRY, "database unreachable", reach=Reach.AWAY)
         await self._announce(delivery)
         return _result(Outcome.SENT, None, message_id=str(delivery.delivery_id))
 
@@ -81,5 +81,13 @@ def announcement(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _result(outcome: Outcome, reason: str | None, *, message_id: str | None = None) -> DeliveryResult:
-    return DeliveryResult(outcome=outcome, provider=InAppProvider.name, reason=reason, provider_message_id=message_id)
+def _result(
+    outcome: Outcome, reason: str | None, *, message_id: str | None = None, reach: Reach = Reach.ANSWERED
+) -> DeliveryResult:
+    return DeliveryResult(
+        outcome=outcome,
+        provider=InAppProvider.name,
+        reason=reason,
+        provider_message_id=message_id,
+        reach=reach,
+    )

@@ -22,7 +22,7 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.domain.mail_headers import encoded_text
 from streams.domain.mime import Envelope, envelope, sender_mailbox
-from streams.providers.base import DeliveryResult, NotificationProvider, UnsupportedFeature
+from streams.providers.base import DeliveryResult, NotificationProvider, Reach, UnsupportedFeature
 from streams.providers.features import refuse_unsupported
 from streams.providers.retry_after import asked_wait
 
@@ -43,6 +43,9 @@ _OUTCOMES = {
 }
 #: For what the table doesn't name, by hundreds. A redirect is not followed: it would carry the key elsewhere.
 _OUTCOMES_BY_CLASS = {2: Outcome.SENT, 3: Outcome.BROKEN, 4: Outcome.PERMANENT, 5: Outcome.RETRY}
+
+#: Answers of whoever stands before SendGrid, or of SendGrid when it serves nobody: no message is to blame.
+_AWAY = frozenset({429, 502, 503, 504})
 
 #: What only SendGrid has, taken from `options.provider` as it is. Left out on purpose: what changes recipients,
 #: content or time of the send, and the `bypass_*` settings, which write to people who unsubscribed.
@@ -104,7 +107,7 @@ class SendGridProvider(NotificationProvider):
         try:
             body = orjson.dumps(payload(delivery, default_from=self._default_from))
         except Refused as error:
-            return _result(Outcome.PERMANENT, f"refused {error.field}")
+            return _result(Outcome.PERMANENT, f"refused {error.field}", reach=Reach.NOT_ASKED)
         options = delivery.options.email
         return await self._post(body, own_sender=options is not None and options.from_ is not None)
 
@@ -216,6 +219,7 @@ def _answered(
         outcome,
         str(status),
         wait=asked_wait(headers, now=now) if outcome is Outcome.RETRY else None,
+        reach=Reach.AWAY if status in _AWAY else Reach.ANSWERED,
     )
 
 
@@ -236,14 +240,20 @@ def _failed(error: Exception) -> DeliveryResult:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return _result(Outcome.BROKEN, "certificate refused")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _result(Outcome.RETRY, "connect timeout")
+        return _result(Outcome.RETRY, "connect timeout", reach=Reach.AWAY)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _result(Outcome.RETRY, "unreachable")
-    return _result(Outcome.AMBIGUOUS, "timeout" if isinstance(error, TimeoutError) else "disconnected")
+        return _result(Outcome.RETRY, "unreachable", reach=Reach.AWAY)
+    reason = "timeout" if isinstance(error, TimeoutError) else "disconnected"
+    return _result(Outcome.AMBIGUOUS, reason, reach=Reach.AWAY)
 
 
 def _result(
-    outcome: Outcome, reason: str | None, *, message_id: str | None = None, wait: timedelta | None = None
+    outcome: Outcome,
+    reason: str | None,
+    *,
+    message_id: str | None = None,
+    wait: timedelta | None = None,
+    reach: Reach = Reach.ANSWERED,
 ) -> DeliveryResult:
     return DeliveryResult(
         outcome=outcome,
@@ -251,4 +261,5 @@ def _result(
         reason=reason,
         provider_message_id=message_id,
         retry_after=wait,
+        reach=reach,
     )

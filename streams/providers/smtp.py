@@ -25,7 +25,7 @@ from models.enums import Channel, Outcome
 from models.errors import Refused
 from models.settings import Settings
 from streams.domain.mime import Mail, build_mail, sender_mailbox
-from streams.providers.base import DeliveryResult, NotificationProvider
+from streams.providers.base import DeliveryResult, NotificationProvider, Reach
 from streams.providers.features import refuse_unsupported
 from streams.providers.smtp_connections import Connection, SmtpConnections
 
@@ -130,7 +130,7 @@ class SmtpProvider(NotificationProvider):
         try:
             mail = build_mail(delivery, default_from=self._default_from, now=self._clock())
         except Refused as error:
-            return _result(Outcome.PERMANENT, f"refused {error.field}")
+            return _result(Outcome.PERMANENT, f"refused {error.field}", reach=Reach.NOT_ASKED)
         dialogue = _Dialogue(mail)
         try:
             async with asyncio.timeout(self._timeout):
@@ -230,14 +230,16 @@ def _answered(dialogue: _Dialogue, reply: Reply) -> DeliveryResult:
 
 
 def _refused(reply: Reply, *, about_target: bool = False) -> DeliveryResult:
-    return _result(refused_outcome(reply, about_target=about_target), str(reply))
+    reach = Reach.AWAY if reply.code == _CLOSING else Reach.ANSWERED
+    return _result(refused_outcome(reply, about_target=about_target), str(reply), reach=reach)
 
 
 def _failed(error: Exception, *, in_doubt: bool) -> DeliveryResult:
     """What an exception means; its text is never repeated."""
     if isinstance(error, aiosmtplib.SMTPResponseException) and error.code > 0 and not in_doubt:
+        # At greeting or login: who is turned away there is turned away for all messages.
         reply = Reply.of(error.code, error.message)
-        return _result(refused_outcome(reply, about_account=True), str(reply))
+        return _result(refused_outcome(reply, about_account=True), str(reply), reach=Reach.AWAY)
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in (error, error.__cause__)):
         return _result(Outcome.BROKEN, "certificate refused")
     if isinstance(error, TimeoutError):
@@ -248,8 +250,16 @@ def _failed(error: Exception, *, in_doubt: bool) -> DeliveryResult:
         reason = "disconnected"
     else:
         return _result(Outcome.BROKEN, "starttls or login not offered")
-    return _result(Outcome.AMBIGUOUS if in_doubt else Outcome.RETRY, reason)
+    return _result(Outcome.AMBIGUOUS if in_doubt else Outcome.RETRY, reason, reach=Reach.AWAY)
 
 
-def _result(outcome: Outcome, reason: str | None, *, message_id: str | None = None) -> DeliveryResult:
-    return DeliveryResult(outcome=outcome, provider=SmtpProvider.name, reason=reason, provider_message_id=message_id)
+def _result(
+    outcome: Outcome, reason: str | None, *, message_id: str | None = None, reach: Reach = Reach.ANSWERED
+) -> DeliveryResult:
+    return DeliveryResult(
+        outcome=outcome,
+        provider=SmtpProvider.name,
+        reason=reason,
+        provider_message_id=message_id,
+        reach=reach,
+    )
