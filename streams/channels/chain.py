@@ -75,16 +75,18 @@ class Chain:
         self._wall_clock = wall_clock
         self._on_retry_after = on_retry_after
         self._timeout_seconds = settings.provider_timeout_seconds
+        self._calls_in_flight = settings.calls_in_flight
         self._links = [_Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
         self._changed = asyncio.Event()
 
-    def call_slots(self, settings: Settings) -> int:
+    @property
+    def call_slots(self) -> int:
         """How many calls of a lane may be in doubt at a time: what a killed worker leaves behind.
 
         Where the first provider bounds its calls itself, a few for each of its slots: they take turns.
         """
         most = self._links[0].provider.most_calls
-        return settings.calls_in_flight if most is None else min(settings.calls_in_flight, 4 * most)
+        return self._calls_in_flight if most is None else min(self._calls_in_flight, 4 * most)
 
     def pick(self, wanted: int) -> Turn | Hold:
         """The first provider that takes calls now; a degraded one where there is no better."""
