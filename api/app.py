@@ -9,6 +9,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
 
@@ -34,6 +37,7 @@ from models.session import create_engine
 from models.settings import Settings
 from streams.domain.templates import Renderer
 from streams.intake import Intake
+from streams.markers import Markers
 from streams.producer import Publisher
 
 VERSION = "0.1.0"
@@ -82,15 +86,18 @@ async def _open(
     health: Probes | None,
 ) -> Services:
     if engine is None:
-        engine = create_engine(settings, name="comms-api")
+        engine = create_engine(settings, name="comms-api", is_patient=False)
         stack.push_async_callback(engine.dispose)
     if identity is None:
         client = await stack.enter_async_context(identity_client(settings.identity_service_url))
         identity = IdentityService(client, cache_seconds=settings.identity_cache_seconds)
+    redis = await _redis(stack, settings)
+    markers = Markers(redis, key_prefix=settings.redis_key_prefix)
     if intake is None:
-        intake = Intake(engine=engine, publisher=await _publisher(stack, settings), settings=settings)
+        publisher = await _publisher(stack, settings)
+        intake = Intake(engine=engine, publisher=publisher, settings=settings, markers=markers)
     if health is None:
-        health = probes(settings, engine=engine, redis=await _redis(stack, settings))
+        health = probes(settings, engine=engine, redis=redis)
     renderer = Renderer()
     return Services(
         settings=settings,
@@ -100,6 +107,7 @@ async def _open(
         checks=Checks(engine=engine, settings=settings, renderer=renderer),
         renderer=renderer,
         probes=health,
+        markers=markers,
     )
 
 
@@ -112,6 +120,8 @@ async def _publisher(stack: contextlib.AsyncExitStack, settings: Settings) -> Pu
 
 
 async def _redis(stack: contextlib.AsyncExitStack, settings: Settings) -> Any:
-    redis = Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=1)
+    # One more try for a kept connection that the server has closed; who asks has a deadline of their own.
+    again = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+    redis = Redis.from_url(settings.redis_url, socket_connect_timeout=1, socket_timeout=1, retry=again)
     stack.push_async_callback(redis.aclose)
     return redis

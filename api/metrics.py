@@ -15,6 +15,7 @@ REQUESTS = Counter("comms_http_requests_total", "Requests by route and status.",
 SECONDS = Histogram("comms_http_request_seconds", "Time to answer.", ["method", "route"], buckets=_SECONDS)
 ACCEPTED = Counter("comms_http_accepted_total", "Notifications answered with 202.", ["priority"])
 OUTBOX = Counter("comms_http_outbox_total", "Accepted notifications that went to the outbox: Kafka was away or slow.")
+MARKED = Counter("comms_http_marked_total", "Accepted notifications that Redis has a marker of: Postgres was away.")
 _ACCEPTED = {priority: ACCEPTED.labels(priority) for priority in Priority}
 
 
@@ -30,8 +31,10 @@ def observe(method: str, route: str, status: int, seconds: float) -> None:
     histogram.observe(seconds)
 
 
-def accepted(priority: Priority, *, in_outbox: bool) -> None:
+def accepted(priority: Priority, *, in_outbox: bool, is_marked: bool) -> None:
     """Counts one notification that was answered with 202."""
     _ACCEPTED[priority].inc()
     if in_outbox:
         OUTBOX.inc()
+    if is_marked:
+        MARKED.inc()

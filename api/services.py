@@ -16,6 +16,7 @@ from models.requests import NotificationRequest
 from models.settings import Settings
 from streams.domain.templates import Renderer
 from streams.intake import Accepted
+from streams.markers import Markers
 from streams.records import Headers
 
 
@@ -45,3 +46,4 @@ class Services:
     checks: Checks
     renderer: Renderer
     probes: Probes
+    markers: Markers

@@ -35,8 +35,11 @@ class Gathering(Generic[Item, Answer]):
     async def _write(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-                await self._answer(batch)
+                # Who was not patient enough is told nothing any more, so nothing is done for them.
+                wanted = [(item, future) for item, future in self._waiting if not future.done()]
+                batch, self._waiting = wanted[: self._most], wanted[self._most :]
+                if batch:
+                    await self._answer(batch)
         finally:
             self._writer = None
 

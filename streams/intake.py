@@ -1,16 +1,20 @@
-"""Taking a request in over HTTP: the row first, then Kafka, else the outbox (CONTRACT section 3, "Accept").
+"""Taking a request in over HTTP (CONTRACT section 3, "Accept").
 
-What is answered with 202 is in Postgres, so it is found by `GET`, and either on its topic or in the outbox beside the
-row, so it ends in a final state whatever is killed next.
+The row first, then Kafka, else the outbox: what is answered with 202 is in Postgres, so it is found by `GET`, and
+either on its topic or in the outbox beside the row, so it ends in a final state whatever is killed next.
+
+Without Postgres: a marker in Redis first, by which it is found, then Kafka; its lane writes the row. What has only one
+of the two is not accepted. Each step has a deadline, and a server that missed one is then asked by one caller at a
+time, so that an answer takes seconds at most, whatever hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -18,18 +22,24 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models import ids
+from models.circuit import Circuit
 from models.enums import Priority, Status
 from models.errors import Conflict, Refused, Unavailable
 from models.repositories import notifications, outbox
 from models.repositories.notifications import Known
 from models.requests import MAX_REQUEST_BYTES, NotificationRequest
 from models.settings import Settings
+from models.status import RANK
 from streams.errors import is_passing
 from streams.gathering import Gathering
+from streams.markers import Marker, Markers
 from streams.records import CONTENT_TYPE, Outgoing
 from streams.topics import request_topic
 
 log = structlog.get_logger()
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class Publishes(Protocol):
@@ -48,16 +58,40 @@ class Accepted:
     created_at: datetime
     #: Whether Kafka was away, so that the outbox has it.
     queued_in_outbox: bool = False
+    #: Whether Postgres was away, so that a marker stands for its row.
+    is_marked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A request on its way in: the row that it is to have, and its record."""
+
+    row: notifications.NewNotification
+    record: Outgoing
+    metadata: dict[str, str]
 
 
 class Intake:
     """Accepts requests. One per process; safe for many concurrent calls."""
 
-    def __init__(self, *, engine: AsyncEngine, publisher: Publishes, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        publisher: Publishes,
+        settings: Settings,
+        markers: Markers | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._engine = engine
         self._publisher = publisher
-        self._deadline = settings.accept_deadline_seconds
+        self._markers = markers
+        self._deadline_seconds = settings.accept_deadline_seconds
+        self._clock = clock
         self._rows: Gathering[notifications.NewNotification, Known] = Gathering(self._store)
+        self._outbox: Gathering[Outgoing, None] = Gathering(self._queue)
+        self._postgres = Circuit(probe_seconds=2 * self._deadline_seconds)
+        self._kafka = Circuit(probe_seconds=2 * self._deadline_seconds)
 
     async def accept(
         self,
@@ -76,57 +110,92 @@ class Intake:
                 repeat with the same key is safe.
         """
         notification_id = request_id(request, client)
+        arrival = _arrival(request, notification_id, client=client, priority=priority, headers=headers)
         try:
-            return await self._accept(request, notification_id, client, priority, headers)
+            return await self._accept(arrival)
         except Exception as error:
             if not is_passing(error):
                 raise
             raise NotAccepted(notification_id) from error
 
-    async def _accept(
-        self,
-        request: NotificationRequest,
-        notification_id: UUID,
-        client: str,
-        priority: Priority,
-        headers: tuple[tuple[str, bytes | None], ...],
-    ) -> Accepted:
-        fingerprint = request.fingerprint()
-        value = request.record_value(notification_id)
-        if len(value) > MAX_REQUEST_BYTES:  # larger than the body was: 1e15 has four characters, its float eighteen
-            raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes when its numbers are written out")
-        row = new_notification(request, notification_id, client=client, priority=priority, fingerprint=fingerprint)
-        state = await self._rows.add(row)
-        if state.fingerprint is not None and state.fingerprint != fingerprint:
-            raise Conflict("id", "is taken by a request with another body")
+    async def _accept(self, arrival: _Arrival) -> Accepted:
+        row = arrival.row
+        try:
+            state = await self._in_time(self._postgres, self._rows.add, row)
+        except Exception as error:
+            if self._markers is None or not is_passing(error):
+                raise
+            return await self._accept_without_row(arrival, self._markers)
+        if state.fingerprint is not None and state.fingerprint != row.fingerprint:
+            raise _taken()
         if state.status is not Status.ACCEPTED:
-            return Accepted(notification_id, state.status, state.created_at)
-        record = Outgoing(
-            request_topic(priority),
-            request.user_id.encode(),
-            value,
-            (CONTENT_TYPE, ("client-id", client.encode()), *headers),
-        )
-        in_outbox = await self._publish(record)
-        return Accepted(notification_id, Status.ACCEPTED, state.created_at, in_outbox)
+            return Accepted(row.id, state.status, state.created_at)
+        in_outbox = await self._publish(arrival.record)
+        return Accepted(row.id, Status.ACCEPTED, state.created_at, in_outbox)
+
+    async def _accept_without_row(self, arrival: _Arrival, markers: Markers) -> Accepted:
+        row = arrival.row
+        kept = await markers.keep(_marker(arrival, self._clock()))
+        if kept.fingerprint != row.fingerprint:
+            raise _taken()
+        await self._in_time(self._kafka, self._publisher.send_all, [arrival.record])
+        return Accepted(row.id, Status.ACCEPTED, kept.created_at, is_marked=True)
 
     async def _store(self, rows: Sequence[notifications.NewNotification]) -> list[Known]:
         """One transaction for all that came while the last one was written."""
         first = {row.id: row for row in reversed(rows)}
+        taken = await self._taken_by_markers(first)
         async with self._engine.begin() as connection:
-            known = await notifications.accept(connection, list(first.values()))
+            known = await notifications.accept(connection, [row for row in first.values() if row.id not in taken])
+        known |= taken
         return [known[row.id] for row in rows]
+
+    async def _taken_by_markers(self, rows: dict[UUID, notifications.NewNotification]) -> dict[UUID, Known]:
+        """Ids whose first request has no row yet, and another body than the one that is asked for now."""
+        if self._markers is None:
+            return {}
+        found = await self._markers.of(list(rows))
+        return {
+            one.id: Known(
+                id=one.id,
+                fingerprint=one.fingerprint,
+                status=Status.ACCEPTED,
+                rank=RANK[Status.ACCEPTED],
+                generation=0,
+                created_at=one.created_at,
+            )
+            for one in found.values()
+            if one.fingerprint != rows[one.id].fingerprint
+        }
 
     async def _publish(self, record: Outgoing) -> bool:
         """Kafka within the deadline, else the outbox; whether it was the outbox."""
         try:
-            await asyncio.wait_for(self._publisher.send_all([record]), timeout=self._deadline)
+            await self._in_time(self._kafka, self._publisher.send_all, [record])
         except (TimeoutError, Unavailable):
-            log.warning("kafka away or slow: the outbox takes over")
-            async with self._engine.begin() as connection:
-                await outbox.queue(connection, [waiting(record)])
+            await self._in_time(self._postgres, self._outbox.add, record)
             return True
         return False
+
+    async def _queue(self, records: Sequence[Outgoing]) -> list[None]:
+        async with self._engine.begin() as connection:
+            await outbox.queue(connection, [waiting(record) for record in records])
+        return [None] * len(records)
+
+    async def _in_time(self, server: Circuit, work: Callable[[Item], Awaitable[Answer]], item: Item) -> Answer:
+        """The work's answer within the deadline. Only one caller at a time waits for a server that has missed it."""
+        if not server.lets_pass():
+            raise Unavailable("storage", "did not answer a moment ago")
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                answer = await work(item)
+        except TimeoutError:  # one that refuses at once may be asked by all
+            if not server.is_failing:
+                log.warning("a server is slow or hangs", server="kafka" if server is self._kafka else "postgres")
+            server.failed()
+            raise
+        server.worked()
+        return answer
 
 
 class NotAccepted(Unavailable):
@@ -144,6 +213,45 @@ def request_id(request: NotificationRequest, client: str) -> UUID:
     if request.idempotency_key is not None:
         return ids.from_idempotency_key(client, request.idempotency_key)
     return ids.fresh()
+
+
+def _arrival(
+    request: NotificationRequest,
+    notification_id: UUID,
+    *,
+    client: str,
+    priority: Priority,
+    headers: tuple[tuple[str, bytes | None], ...],
+) -> _Arrival:
+    value = request.record_value(notification_id)
+    if len(value) > MAX_REQUEST_BYTES:  # larger than the body was: 1e15 has four characters, its float eighteen
+        raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes when its numbers are written out")
+    row = new_notification(
+        request, notification_id, client=client, priority=priority, fingerprint=request.fingerprint()
+    )
+    carried = (CONTENT_TYPE, ("client-id", client.encode()), *headers)
+    record = Outgoing(request_topic(priority), request.user_id.encode(), value, carried)
+    return _Arrival(row, record, request.metadata)
+
+
+def _marker(arrival: _Arrival, now: datetime) -> Marker:
+    row = arrival.row
+    return Marker(
+        id=row.id,
+        user_id=row.user_id,
+        client=row.client,
+        fingerprint=row.fingerprint,
+        category=row.category,
+        priority=Priority(row.priority),
+        created_at=now,
+        metadata=arrival.metadata,
+        send_at=row.send_at,
+        expires_at=row.expires_at,
+    )
+
+
+def _taken() -> Conflict:
+    return Conflict("id", "is taken by a request with another body")
 
 
 def new_notification(

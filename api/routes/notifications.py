@@ -75,7 +75,7 @@ async def send(request: Request) -> Response:
     asked = _keyed(await read(request, NotificationRequest), request)
     priority = await services.checks.check(asked)
     accepted = await services.intake.accept(asked, client=caller.user_id, priority=priority, headers=_carried(request))
-    metrics.accepted(priority, in_outbox=accepted.queued_in_outbox)
+    metrics.accepted(priority, in_outbox=accepted.queued_in_outbox, is_marked=accepted.is_marked)
     url = f"{root_path(services.settings)}/api/v1/notifications/{accepted.notification_id}"
     return reply(
         {"notification_id": accepted.notification_id, "status": accepted.status, "status_url": url},

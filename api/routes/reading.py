@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import BeforeValidator
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,8 +22,10 @@ from api.timeline import shown_overall, shown_status, timeline
 from api.views import NotificationSummary, NotificationView
 from models.enums import Channel, Role, Status
 from models.repositories import reading
-from models.repositories.reading import StoredDelivery, StoredNotification
+from models.repositories.reading import StoredAttempt, StoredDelivery, StoredNotification
 from models.requests import Instant, Key, UserId
+from streams.errors import is_passing
+from streams.markers import Markers
 
 router = APIRouter(prefix="/api/v1/notifications", tags=["notifications"])
 
@@ -111,25 +116,70 @@ async def list_notifications(
     "/{notification_id}",
     **operation(
         "Read a notification",
-        "Its deliveries and what happened so far, attempt by attempt. Somebody else's is not found for a user.",
+        "Its deliveries and what happened so far, attempt by attempt. Somebody else's is not found for a user. An id "
+        "that was accepted while the database was away is found as `accepted` until its lane takes it up. What can't "
+        "be known at the moment is a 503, never a 404.",
         answer=NotificationView,
         example=_VIEW,
         errors=["not_found"],
     ),
 )
 async def get_notification(notification_id: PathId, request: Request, caller: UserOrService) -> Response:
-    async with services_of(request).engine.connect() as connection:
-        found = await reading.notification(connection, notification_id)
-        if found is None or not _may_read(caller, found):
-            raise not_found("notification")
-        deliveries = await reading.deliveries(connection, notification_id)
-        attempts = await reading.attempts(connection, notification_id) if deliveries else []
+    services = services_of(request)
+    try:
+        read = await _read(services.engine, notification_id)
+    except Exception as error:
+        if not is_passing(error):
+            raise
+        read = await _accepted(services.markers, notification_id)
+        if read is None:  # there may be a row
+            raise
+    else:
+        read = read or await _accepted(services.markers, notification_id)
+    if read is None or not _may_read(caller, read[0]):
+        raise not_found("notification")
+    found, deliveries, attempts = read
     shown = _summary(found) | {
         "status": shown_overall(found, deliveries),
         "deliveries": [_delivery(one) for one in deliveries],
         "timeline": timeline(found, deliveries, attempts),
     }
     return reply(shown | without_nulls({"send_at": found.send_at, "expires_at": found.expires_at}))
+
+
+_Read = tuple[StoredNotification, Sequence[StoredDelivery], Sequence[StoredAttempt]]
+
+
+async def _read(engine: AsyncEngine, notification_id: UUID) -> _Read | None:
+    """What the database has of a notification."""
+    async with engine.connect() as connection:
+        found = await reading.notification(connection, notification_id)
+        if found is None:
+            return None
+        deliveries = await reading.deliveries(connection, notification_id)
+        attempts = await reading.attempts(connection, notification_id) if deliveries else []
+    return found, deliveries, attempts
+
+
+async def _accepted(markers: Markers, notification_id: UUID) -> _Read | None:
+    """What is known of a notification whose lane has not written its row yet. Raises Unavailable without Redis."""
+    marker = await markers.find(notification_id)
+    if marker is None:
+        return None
+    found = StoredNotification(
+        id=marker.id,
+        user_id=marker.user_id,
+        status=Status.ACCEPTED,
+        category=marker.category,
+        priority=marker.priority,
+        reason=None,
+        metadata=marker.metadata,
+        send_at=marker.send_at,
+        expires_at=marker.expires_at,
+        created_at=marker.created_at,
+        updated_at=marker.created_at,
+    )
+    return found, (), ()
 
 
 def _may_read(caller: Caller, found: StoredNotification) -> bool:

@@ -229,8 +229,10 @@ async def test_many_at_once_are_each_sent_once(service: Service, intake: Intake,
         assert len(ledger.of(answer.notification_id)) == 1
 
 
-async def test_a_request_that_the_database_refuses_fails_nobody_else(service: Service, intake: Intake) -> None:
+async def test_a_request_that_the_database_refuses_fails_nobody_else(service: Service, broker: Broker) -> None:
     """Callers share a transaction, not a fate."""
+    settings = service.settings.model_copy(update={"accept_deadline_seconds": 10.0})  # time for all the halving
+    intake = Intake(engine=service.engine, publisher=broker, settings=settings)
     rule = f"ck_{uuid.uuid4().hex[:8]}"
     await service.execute(f"ALTER TABLE notifications ADD CONSTRAINT {rule} CHECK (category <> 'refused')")
     try:
