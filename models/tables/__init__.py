@@ -9,6 +9,7 @@ from models.tables.inbox import InboxItem
 from models.tables.notifications import Notification
 from models.tables.outbox import NotificationSchedule, QueuedMessage
 from models.tables.preferences import NotificationPreference
+from models.tables.queue_metrics import QueueMetric
 from models.tables.rate_limit_buckets import RateLimitBucket
 from models.tables.templates import NotificationTemplate
 from models.tables.unsubscribes import Unsubscribe
@@ -25,6 +26,7 @@ __all__ = [
     "NotificationPreference",
     "NotificationSchedule",
     "NotificationTemplate",
+    "QueueMetric",
     "QueuedMessage",
     "RateLimitBucket",
     "Unsubscribe",
