@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     sendgrid_base_url: str = "https://api.sendgrid.com"
 
     # The lanes
+    #: Worker processes that share the limits, until they have counted themselves.
+    workers: int = Field(default=1, ge=1, le=1000)
     default_locale: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8})*$")
     request_batch: int = Field(default=250, ge=1, le=2000)
     calls_in_flight: int = Field(default=256, ge=1, le=2000)
@@ -104,6 +106,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _absent(cls, value: Any) -> Any:
+        return 1 if value == "" else value  # as `comms up` reads it
 
     @field_validator("database_url")
     @classmethod

@@ -24,6 +24,10 @@ REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by resu
 ATTEMPTS = Counter("comms_deliveries_total", "Attempts by outcome.", ["channel", "provider", "outcome"])
 RETRIES = Counter("comms_retries_total", "Attempts that will be made again.", ["channel"])
 DEAD = Counter("comms_dead_letters_total", "Records that went to the dead letters.", ["stage", "error_class"])
+LIMIT_TOKENS = Counter(
+    "comms_limit_tokens_total", "Calls that limits granted or withheld.", ["channel", "provider", "result"]
+)
+LIMITS_LOCAL = Gauge("comms_limits_local", "1 while Redis is away and this process limits itself to half its share.")
 PROVIDER_SECONDS = Histogram(
     "comms_provider_seconds", "Time of one provider call.", ["channel", "provider"], buckets=_SECONDS
 )
