@@ -1,0 +1,52 @@
+"""Opens the limits for a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from models.ids import fresh
+from models.settings import Settings
+from streams.rate_limits.scripts import Scripts
+from streams.rate_limits.service import RateLimits
+from streams.rate_limits.upkeep import Upkeep
+
+#: Each batch waits for the answer, which takes a millisecond: what takes longer than this counts as away.
+_PATIENCE_SECONDS = 0.5
+
+
+def limits_redis(settings: Settings) -> Redis:
+    """A client that would rather fail than wait; connects on first use."""
+    client: Redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=_PATIENCE_SECONDS,
+        socket_connect_timeout=_PATIENCE_SECONDS,
+        # A connection that died while it was idle is made again; what hangs is not asked twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    return client
+
+
+@contextlib.asynccontextmanager
+async def open_rate_limits(settings: Settings, engine: AsyncEngine) -> AsyncIterator[RateLimits]:
+    """The limits of this process, kept fresh until the end. Waits for no server."""
+    redis = limits_redis(settings)
+    scripts = Scripts(redis, key_prefix=settings.redis_key_prefix)
+    limits = RateLimits(scripts, workers=settings.workers)
+    upkeep = Upkeep(limits, scripts, engine=engine, worker=f"{socket.gethostname()}-{os.getpid()}-{fresh().hex[-8:]}")
+    task = asyncio.create_task(upkeep.run(), name="limits")
+    try:
+        yield limits
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await redis.aclose()

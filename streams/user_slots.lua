@@ -1,0 +1,72 @@
+-- Reserves the next free slot for each of many requests, under limits of one person and one category each.
+--
+-- The generic cell rate algorithm: of each bucket only the time is kept at which it would be full again, and a
+-- reservation moves it on by one interval. So 20,000 requests of one person get 20,000 slots at the limit's pace, by
+-- two numbers. Times are microseconds of the server's clock since 2026: small enough that a double keeps fractions of
+-- an interval, for 7 in 60 seconds is 8571428.57 microseconds each. A clock that went back since a bucket was written
+-- takes the bucket's time along, else everybody would wait for as long as it went back.
+--
+-- A missing bucket was idle and is full, unless the server has lost its data since: `born` says since when it has
+-- remembered. A limit that was defined before that starts with one second of its rate, and what has come since.
+--
+-- A repeated batch (a crash, a database that was away) must not take second slots, so each request's own is remembered
+-- by its id for a while. Forgotten, a repeat gets a later slot: late, never early.
+--
+-- KEYS: born, then for each request: bucket, memo
+-- ARGV: milliseconds to remember, then for each request: interval (microseconds), burst, when its limit was defined
+--       (seconds since 1970), microseconds that others have reserved beyond this server's knowledge
+-- Replies for each request: microseconds until its slot, microseconds until its bucket is full again
+local EPOCH = 1767225600
+
+local time = redis.call('TIME')
+local now = (tonumber(time[1]) - EPOCH) * 1000000 + tonumber(time[2])
+
+redis.call('SET', KEYS[1], time[1], 'NX')
+local born = tonumber(redis.call('GET', KEYS[1])) or tonumber(time[1])
+
+local remember = tonumber(ARGV[1])
+local known, reply = {}, {}
+
+local function load(key, interval, burst, defined)
+  local full = nil
+  local kept = redis.call('GET', key)
+  if kept then
+    local until_full, written = string.match(kept, '^(%S+) (%S+)$')
+    full = tonumber(until_full)
+    if full then full = full - math.max(0, tonumber(written) - now) end
+  end
+  if full == nil then
+    full = now
+    if defined < born then
+      local tokens = 1000000 / interval + math.max(0, now - (born - EPOCH) * 1000000) / interval
+      full = now + math.max(0, burst - tokens) * interval
+    end
+  end
+  return {full = full}
+end
+
+for i = 2, #KEYS, 2 do
+  local key, memo = KEYS[i], KEYS[i + 1]
+  local at = 2 * i - 2
+  local interval, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local bucket = known[key] or load(key, interval, burst, tonumber(ARGV[at + 2]))
+  known[key] = bucket
+  local slot = tonumber(redis.call('GET', memo))
+  if slot == nil then
+    bucket.full = math.max(bucket.full, now, now + tonumber(ARGV[at + 3])) + interval
+    bucket.interval, bucket.burst = interval, burst
+    slot = math.max(now, bucket.full - burst * interval)
+    redis.call('SET', memo, string.format('%.17g', slot), 'PX', remember)
+  end
+  reply[#reply + 1] = math.ceil(math.max(0, slot - now))
+  reply[#reply + 1] = math.ceil(math.max(0, bucket.full - now))
+end
+
+for key, bucket in pairs(known) do
+  if bucket.interval then
+    -- Gone when it is full; a second longer, for clocks.
+    local ttl = math.ceil(math.max(0, bucket.full - now) / 1000) + 1000
+    redis.call('SET', key, string.format('%.17g %.0f', bucket.full, now), 'PX', ttl)
+  end
+end
+return reply
