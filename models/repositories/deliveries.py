@@ -73,7 +73,8 @@ _ADVANCE = text(
 
 _SPEAKS_FIRST = " ".join(f"WHEN '{status}' THEN {place}" for status, place in PRECEDENCE.items())
 
-# An ended notification is not opened again by a delivery that was fanned out while it ended, only by a replayed one.
+# An ended notification is not opened again by a delivery that was fanned out while it ended, only by a replayed one;
+# a cancelled one by neither, and only a message that went out says otherwise.
 # An open one does not go back: a throttled request that returned is fanned out, and stays `throttled` until its
 # deliveries are further than `queued`. Replays are exempt: each delivery's is a new beginning.
 _OVERALL = text(
@@ -88,6 +89,7 @@ _OVERALL = text(
     ) AS o
     WHERE n.id = o.notification_id AND n.id = ANY(:ids) AND n.status <> o.status
       AND (n.rank < {ENDED_RANK} OR o.rank >= {ENDED_RANK} OR o.generation > 0)
+      AND (n.status <> '{Status.CANCELLED}' OR o.rank >= {SENT_RANK})
       AND (n.rank >= {ENDED_RANK} OR n.rank <= o.rank OR n.generation > 0 OR o.generation > 0)
     """  # noqa: S608
 )
@@ -174,6 +176,13 @@ _CLAIM = text(
             WHEN d.generation > a.generation THEN 'superseded'
             WHEN d.generation = a.generation AND d.rank >= {SENT_RANK} THEN 'already_sent'
             WHEN d.generation = a.generation AND d.rank >= {ENDED_RANK} THEN d.status
+            -- A replay, whose record may be here before its `queued` is.
+            WHEN d.generation < a.generation AND d.rank >= {SENT_RANK} AND d.status <> '{Status.FAILED}'
+                THEN 'already_sent'
+            WHEN a.generation > 0 AND EXISTS (
+                SELECT FROM notification_deliveries AS other
+                WHERE other.notification_id = a.notification_id AND other.status = '{Status.CANCELLED}'
+            ) THEN 'cancelled'
             WHEN a.expires_at <= now() THEN 'expired'
             WHEN c.transactional IS NOT TRUE
                 AND COALESCE(p.categories -> a.category ->> a.channel, p.channels ->> a.channel) = 'false'
@@ -184,7 +193,8 @@ _CLAIM = text(
             ) THEN 'unsubscribed'
             -- The delivery's row is read as it was when the statement began, the notification's as it is under
             -- the lock: one that ended meanwhile has no open delivery left.
-            WHEN n.generation >= a.generation AND n.rank >= {ENDED_RANK} THEN 'ended'
+            WHEN n.generation >= a.generation AND n.rank >= {ENDED_RANK}
+                AND COALESCE(d.generation, a.generation) >= a.generation THEN 'ended'
         END AS forbidden
         FROM asked AS a
         LEFT JOIN held AS n ON n.id = a.notification_id
