@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from mode import Service
@@ -16,6 +16,10 @@ from models.settings import Settings
 from streams.agents.contacts import ContactStage
 from streams.agents.deliveries import DeliveryStage
 from streams.agents.requests import RequestStage
+from streams.agents.sending import Sender
+from streams.batches import Batches
+from streams.channels.chain import Chain
+from streams.channels.pace import Paces, Unpaced
 from streams.delay_line import DelayLine
 from streams.directory import Directory
 from streams.domain.templates import Renderer
@@ -24,6 +28,7 @@ from streams.lanes import Lane, build_app
 from streams.providers.base import NotificationProvider
 from streams.queue_reader import QueueReader
 from streams.queue_sampler import QueueSampler
+from streams.sliding import Sliding
 from streams.topics import CONTACTS, TIERS, request_topic, send_topic
 from streams.waiting_room import outbox_room, schedule_room
 
@@ -31,6 +36,8 @@ from streams.waiting_room import outbox_room, schedule_room
 _LINGER_SECONDS = {Priority.HIGH: 0.02, Priority.NORMAL: 0.03, Priority.LOW: 0.05}
 #: How long a busy lane waits for a batch to fill up: not at all where people wait.
 _PATIENCE_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.05, Priority.LOW: 0.1}
+#: Records that a channel lane is fed at a time; its window has room of its own.
+_FEED_RECORDS = 128
 #: The linger of a channel without provider, where nothing but failures is to be told.
 _UNUSED_LINGER_SECONDS = 0.25
 
@@ -44,6 +51,7 @@ class Parts:
     publisher: Publishes
     providers: Mapping[Channel, Sequence[NotificationProvider]]
     cluster_id: str
+    limits: Paces = field(default_factory=Unpaced)
 
 
 def part_names() -> list[str]:
@@ -95,9 +103,11 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
 
 def _lanes(parts: Parts) -> Iterator[Lane]:
     yield from _request_lanes(parts)
-    yield from _channel_lanes(parts)
+    for channel in Channel:
+        yield from _channel_lanes(parts, channel)
     contacts = ContactStage(engine=parts.engine, publisher=parts.publisher)
-    yield Lane(name="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200, linger_seconds=0.1)
+    work = partial(Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200)
+    yield Lane(name="contacts", topic=CONTACTS, work=work, feed_records=200, linger_seconds=0.1)
 
 
 def _request_lanes(parts: Parts) -> Iterator[Lane]:
@@ -109,45 +119,51 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         settings=parts.settings,
         cluster_id=parts.cluster_id,
     )
+    batch_records = parts.settings.request_batch
     for priority in Priority:
-        yield Lane(
-            name=f"requests-{priority}",
-            topic=request_topic(priority),
+        name, topic = f"requests-{priority}", request_topic(priority)
+        work = partial(
+            Batches,
+            lane=name,
+            topic=topic,
             begin=partial(stage.begin, priority),
-            batch_records=parts.settings.request_batch,
-            linger_seconds=_LINGER_SECONDS[priority],
+            batch_records=batch_records,
             patience_seconds=_PATIENCE_SECONDS[priority],
+        )
+        linger_seconds = _LINGER_SECONDS[priority]
+        yield Lane(name=name, topic=topic, work=work, feed_records=batch_records, linger_seconds=linger_seconds)
+
+
+def _channel_lanes(parts: Parts, channel: Channel) -> Iterator[Lane]:
+    """The lanes of a channel share its providers' health."""
+    chain = Chain(channel, parts.providers[channel], parts.settings)
+    is_used = bool(parts.providers[channel])
+    for priority in Priority:
+        topic = send_topic(channel, priority)
+        yield Lane(
+            name=f"send-{channel}-{priority}",
+            topic=topic,
+            work=partial(_sliding, parts, chain, priority, topic),
+            feed_records=_FEED_RECORDS,
+            linger_seconds=_LINGER_SECONDS[priority] if is_used else _UNUSED_LINGER_SECONDS,
         )
 
 
-def _channel_lanes(parts: Parts) -> Iterator[Lane]:
-    for channel in Channel:
-        for priority in Priority:
-            stage = DeliveryStage(
-                channel=channel,
-                priority=priority,
-                providers=parts.providers[channel],
-                engine=parts.engine,
-                publisher=parts.publisher,
-                settings=parts.settings,
-            )
-            yield Lane(
-                name=f"send-{channel}-{priority}",
-                topic=send_topic(channel, priority),
-                begin=stage.begin,
-                # One batch is being called while the one before is being recorded: together never more than the call
-                # slots, so that a killed worker leaves no more than these in doubt.
-                batch_records=max(1, _call_slots(parts, channel) // 2),
-                linger_seconds=_LINGER_SECONDS[priority] if parts.providers[channel] else _UNUSED_LINGER_SECONDS,
-                patience_seconds=_PATIENCE_SECONDS[priority],
-            )
-
-
-def _call_slots(parts: Parts, channel: Channel) -> int:
-    """How many calls of a lane of this channel may be unrecorded at a time.
-
-    Where the provider itself bounds its calls, a few for each of its slots: they take turns within a batch, and a claim
-    whose turn comes late is renewed.
-    """
-    bounds = [4 * provider.most_calls for provider in parts.providers[channel][:1] if provider.most_calls is not None]
-    return min([parts.settings.calls_in_flight, *bounds])
+def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Sliding:
+    stage = DeliveryStage(
+        channel=chain.channel,
+        priority=priority,
+        engine=parts.engine,
+        publisher=parts.publisher,
+        settings=parts.settings,
+    )
+    sender = Sender(
+        channel=chain.channel,
+        priority=priority,
+        stage=stage,
+        chain=chain,
+        limits=parts.limits,
+        lease_seconds=parts.settings.claim_lease.total_seconds(),
+        patience_seconds=_PATIENCE_SECONDS[priority],
+    )
+    return Sliding(sender, topic=parts.settings.kafka_topic_prefix + topic)

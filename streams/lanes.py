@@ -1,59 +1,60 @@
 """A lane: one Faust app with one input topic, one consumer group and one agent.
 
-Measured rules that keep it from losing messages: raw bytes, `noack_take`, acks in order after all that a batch caused
+Measured rules that keep it from losing messages: raw bytes, `noack_take`, acks in order after all that a record caused
 is durable, and a crash of the agent ends the process. An agent that raises inside `take()` or `async for` loses what it
 held; here it never does (docs/decisions/0002-lanes.md).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import TP
 
 from models.settings import Settings
 from streams.faust_pace import hand_over_several_a_turn
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
-from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
-from streams.records import Incoming, headers_from
 
 tolerate_header_names()
 hand_over_several_a_turn()
 
 _RAW = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
+#: How soon a lane reads on that had paused all its partitions.
+_PAUSED_SECONDS = 0.02
 
 
-#: A batch of no more records than this says that the lane is quiet.
-_TINY_BATCH = 16
+class Work(Protocol):
+    """What a lane does with its records. One for each app."""
 
-#: The second part of a batch's work.
-Finish = Callable[[], Awaitable[None]]
+    def start(self, app: LaneApp) -> None:
+        """Begins what runs beside the feeding, as futures of the app: an exception in one crashes the app."""
+
+    async def feed(self, events: Sequence[Any]) -> None:
+        """Takes records in, once there is room; never waits for their work."""
+
+    async def quiesce(self, app: LaneApp) -> None:
+        """Before partitions are taken away, or the end: finishes what it can and commits what is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """What one lane reads and what it does with a batch."""
+    """What one lane reads and who works on it."""
 
     name: str
     #: Topic without prefix.
     topic: str
-    #: Does the first part of a batch's work and returns the second, which ends when all that the batch caused is
-    #: durable. The second part of a batch runs beside the first part of the next one, and before that one's second.
-    #: Both raise only when the process had better end.
-    begin: Callable[[Sequence[Incoming]], Awaitable[Finish]]
-    batch_records: int
+    #: Makes the lane's work; an app that is built again begins afresh.
+    work: Callable[[], Work]
+    #: Records that Faust collects before it feeds them.
+    feed_records: int
     #: How long Faust collects; the pace of the lane's idle loop.
     linger_seconds: float
-    #: How long a busy lane waits for a batch to fill up.
-    patience_seconds: float = 0.0
 
 
 class _Unwatched(faust.Monitor):  # type: ignore[misc]
@@ -72,38 +73,40 @@ class _Unwatched(faust.Monitor):  # type: ignore[misc]
         """Nothing."""
 
 
-class Backlog:
-    """Records between a lane's stream and its work, in order: what comes while a batch is worked on is the next one."""
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Faust sleeps a second where all partitions are paused; a lane that pauses them often would stand still."""
 
-    def __init__(self, *, room: int) -> None:
-        self._room = room
-        self._events: deque[Any] = deque()
-        self._changed = asyncio.Condition()
-        self._is_busy = False
+    async def _wait_next_records(self, timeout: float) -> Any:
+        if self.flow_active and not self._get_active_partitions():
+            await self.sleep(_PAUSED_SECONDS)
+            return {}, self._get_active_partitions()
+        return await super()._wait_next_records(timeout)
 
-    async def put(self, events: Sequence[Any]) -> None:
-        """Adds records, once there is room."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._events) < self._room)
-            self._events.extend(events)
-            self._changed.notify_all()
 
-    async def next_batch(self, most: int, *, patience_seconds: float) -> list[Any]:
-        """The oldest records, `most` at the most; waits for the first.
+class LaneApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose work decides what to wait for before partitions go.
 
-        Where the last batch was no tiny one, more are on their way: a few milliseconds make a batch of them that costs
-        less than two. In a quiet lane nothing waits.
-        """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._events)
-            if self._is_busy and len(self._events) < most and patience_seconds:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(patience_seconds):
-                        await self._changed.wait_for(lambda: len(self._events) >= most)
-            taken = [self._events.popleft() for _ in range(min(most, len(self._events)))]
-            self._is_busy = len(taken) > _TINY_BATCH
-            self._changed.notify_all()
-        return taken
+    `_consumer_wait_empty` and `_new_transport` are Faust's own (pinned; `tests/integration/test_sliding.py` guards
+    them).
+    """
+
+    work: Work
+
+    def _create_directories(self) -> None:
+        """Faust would make a folder for each app where the process was started; lanes keep no tables."""
+
+    def _new_transport(self) -> Any:
+        transport = super()._new_transport()
+        transport.Consumer = _Consumer
+        return transport
+
+    async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
+        await self.work.quiesce(self)
+
+    async def commit(self, topic: str, offsets: dict[int, int]) -> None:
+        """Commits offsets by partition, of those that are still this lane's."""
+        if offsets:
+            await self.consumer._commit({TP(topic, partition): offset for partition, offset in offsets.items()})
 
 
 def consumer_group(settings: Settings, lane_name: str) -> str:
@@ -111,14 +114,9 @@ def consumer_group(settings: Settings, lane_name: str) -> str:
     return f"{settings.kafka_topic_prefix}comms-{lane_name}"
 
 
-class _App(faust.App):  # type: ignore[misc]
-    def _create_directories(self) -> None:
-        """Faust would make a folder for each app where the process was started; lanes keep no tables."""
-
-
-def build_app(lane: Lane, settings: Settings) -> faust.App:
+def build_app(lane: Lane, settings: Settings) -> LaneApp:
     """The Faust app of a lane."""
-    app = _App(
+    app = LaneApp(
         consumer_group(settings, lane.name),
         broker=[f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings),
@@ -129,9 +127,10 @@ def build_app(lane: Lane, settings: Settings) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         consumer_auto_offset_reset="earliest",
-        stream_wait_empty=True,
+        # `Work.quiesce` waits instead: for as much as its work needs, not until all of it is done.
+        stream_wait_empty=False,
         # Bounded in records, so small: a record may have 2 MiB.
-        stream_buffer_maxsize=max(64, 2 * lane.batch_records),
+        stream_buffer_maxsize=max(64, 2 * lane.feed_records),
         broker_max_poll_records=500,
         broker_max_poll_interval=1000.0,
         broker_commit_interval=1.0,
@@ -140,62 +139,17 @@ def build_app(lane: Lane, settings: Settings) -> faust.App:
         broker_request_timeout=30.0,
         agent_supervisor="mode.supervisors.CrashingSupervisor",
     )
+    app.work = lane.work()
     source = app.topic(settings.kafka_topic_prefix + lane.topic, **_RAW)
 
     @app.agent(source, name=lane.name)  # type: ignore[untyped-decorator]
     async def feed(stream: Any) -> None:
-        """Only collects: Faust's own work on the next batch goes on while this one waits for servers."""
-        backlog = Backlog(room=2 * lane.batch_records)
-        # Futures of the app, so that an exception in one crashes the app also when no further record comes.
-        app.add_future(_work(app, lane, backlog))
-        async for events in stream.noack_take(lane.batch_records, within=lane.linger_seconds):
-            await backlog.put(events)
+        """Only collects: Faust's own work on the next records goes on while these wait for servers."""
+        app.work.start(app)
+        async for events in stream.noack_take(lane.feed_records, within=lane.linger_seconds):
+            await app.work.feed(events)
 
     return app
-
-
-async def _work(app: faust.App, lane: Lane, backlog: Backlog) -> None:
-    finishing: asyncio.Future[None] | None = None
-    while True:
-        events = await backlog.next_batch(lane.batch_records, patience_seconds=lane.patience_seconds)
-        finish = await _begin(lane, [_incoming(lane.topic, event.message) for event in events])
-        if finishing is not None:
-            await finishing
-            if app.crashed:  # what the one before held must be read again, and an ack behind it would skip it
-                return
-        finishing = app.add_future(_finish(lane, finish, events))
-
-
-async def _begin(lane: Lane, records: Sequence[Incoming]) -> Finish:
-    now_ms = time.time() * 1000
-    age = QUEUE_AGE.labels(lane.name)
-    for record in records:
-        age.observe(max(0.0, now_ms - record.timestamp_ms) / 1000)
-    started = time.perf_counter()
-    finish = await lane.begin(records)
-    BATCH_SECONDS.labels(lane.name, "begin").observe(time.perf_counter() - started)
-    return finish
-
-
-async def _finish(lane: Lane, finish: Finish, events: Sequence[Any]) -> None:
-    started = time.perf_counter()
-    await finish()
-    for event in events:
-        event.ack()
-    BATCH_SECONDS.labels(lane.name, "finish").observe(time.perf_counter() - started)
-    RECORDS.labels(lane.name).inc(len(events))
-
-
-def _incoming(topic: str, message: Any) -> Incoming:
-    return Incoming(
-        topic=topic,
-        partition=message.partition,
-        offset=message.offset,
-        timestamp_ms=int(message.timestamp * 1000),
-        key=message.key,
-        value=message.value,
-        headers=headers_from(message.headers),
-    )
 
 
 def _credentials(settings: Settings) -> SASLCredentials | SSLCredentials | None:

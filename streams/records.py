@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -75,3 +76,16 @@ class Outgoing:
 def headers_from(pairs: Iterable[tuple[str, bytes | None]] | None) -> Headers:
     """Headers in the form that the lanes keep."""
     return tuple(pairs or ())
+
+
+def from_message(topic: str, message: Any) -> Incoming:
+    """A Faust message as the lanes see it; `topic` without prefix."""
+    return Incoming(
+        topic=topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp_ms=int(message.timestamp * 1000),
+        key=message.key,
+        value=message.value,
+        headers=headers_from(message.headers),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -141,8 +141,8 @@ class Claim:
     is_copy: bool = False
     #: Why it must not be sent.
     forbidden: str | None = None
-    #: Another worker has it until then, or it was taken this very moment (None).
-    leased_until: datetime | None = None
+    #: Somebody has it, maybe since this very moment.
+    is_leased: bool = False
 
 
 _ASKED = {
@@ -215,7 +215,6 @@ _CLAIM = text(
     )
     SELECT j.delivery_id, j.generation, j.attempt, j.forbidden, c.takeovers AS won_takeovers,
            l.outcome, l.provider, l.provider_message_id, l.reason, l.retry_at, l.finished_at, l.takeovers,
-           l.lease_until,
            (l.source_partition, l.source_offset) <> (j.source_partition, j.source_offset) AS is_copy
     FROM judged AS j
     LEFT JOIN claimed AS c USING (delivery_id, generation, attempt)
@@ -258,7 +257,7 @@ def _answer(row: Any) -> Claim:
         return Claim(**key, forbidden=row.forbidden)
     if row.won_takeovers is not None:
         return Claim(**key, won=True, takeovers=row.won_takeovers)
-    return Claim(**key, leased_until=row.lease_until)
+    return Claim(**key, is_leased=True)
 
 
 def _attempt(row: Any) -> Attempt:
@@ -326,33 +325,33 @@ async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> di
     return stored
 
 
-_RENEW = text(
+_RELEASED = {**_KEY, "takeovers": "smallint"}
+
+# One that was taken over stays: the call before may have been made. Only its lease ends.
+_RELEASE = text(
     f"""
-    UPDATE delivery_logs AS l SET lease_until = clock_timestamp() + :lease
-    WHERE l.delivery_id = :delivery_id AND l.generation = :generation AND l.attempt = :attempt
-      AND l.outcome IS NULL AND l.takeovers = :takeovers
-      AND (CAST(:expires_at AS timestamptz) IS NULL OR CAST(:expires_at AS timestamptz) > clock_timestamp())
-      AND EXISTS (
-          SELECT FROM notifications AS n
-          WHERE n.id = :notification_id AND (n.rank < {ENDED_RANK} OR n.generation < l.generation)
-      )
-    RETURNING l.delivery_id
+    WITH given AS MATERIALIZED (
+        SELECT * FROM {given("g", _RELEASED)}
+    ), kept AS (
+        UPDATE delivery_logs AS l SET lease_until = clock_timestamp(), takeovers = l.takeovers - 1
+        FROM given AS g
+        WHERE l.delivery_id = g.delivery_id AND l.generation = g.generation AND l.attempt = g.attempt
+          AND l.outcome IS NULL AND l.takeovers = g.takeovers AND g.takeovers > 0
+    )
+    DELETE FROM delivery_logs AS l USING given AS g
+    WHERE l.delivery_id = g.delivery_id AND l.generation = g.generation AND l.attempt = g.attempt
+      AND l.outcome IS NULL AND l.takeovers = 0 AND g.takeovers = 0
     """  # noqa: S608
 )
 
 
-async def renew(connection: AsyncConnection, delivery: Delivery, *, takeovers: int, lease: timedelta) -> bool:
-    """Prolongs a claim that had to wait for its call; False when it is no longer ours or must not be sent any more."""
-    found = await connection.execute(
-        _RENEW,
-        {
-            "delivery_id": delivery.delivery_id,
-            "generation": delivery.generation,
-            "attempt": delivery.attempt,
-            "takeovers": takeovers,
-            "expires_at": delivery.expires_at,
-            "notification_id": delivery.notification_id,
-            "lease": lease,
-        },
-    )
-    return found.first() is not None
+async def release(connection: AsyncConnection, claims: Sequence[tuple[AttemptKey, int]]) -> None:
+    """Gives back claims that were not called, each with its count of takeovers; one that is no longer ours stays."""
+    ordered = sorted(claims)
+    columns = {
+        "delivery_id": [key[0] for key, _ in ordered],
+        "generation": [key[1] for key, _ in ordered],
+        "attempt": [key[2] for key, _ in ordered],
+        "takeovers": [takeovers for _, takeovers in ordered],
+    }
+    await connection.execute(_RELEASE, columns)

@@ -16,10 +16,10 @@ from models.repositories import contact_records as table
 from models.repositories import dead_letters as index
 from models.repositories.contact_records import ContactRow, DeviceRow
 from models.requests import MAX_USER_ID, Device, parse
+from streams.batches import Finish
 from streams.dead_letters import Burial, unburied
 from streams.errors import halved, persistently
 from streams.intake import Publishes
-from streams.lanes import Finish
 from streams.metrics import DEAD
 from streams.records import Incoming
 

@@ -1,30 +1,27 @@
-"""The channel lanes: claim, call the provider, record, tell.
+"""What a channel lane does with deliveries: claim, call the provider, record, tell.
 
 Each step is made durable before the next, and repeated in place while a server is away, so that a call that was made is
 recorded and not made again:
 
-1. claim: one statement for the batch that also reads what forbids each send;
-2. call: concurrent across users, in order within a user, under a semaphore, with a timeout;
+1. claim: one statement for many that also reads what forbids each send;
+2. call: by the provider chain (`streams.channels.chain`);
 3. record: outcomes and statuses in bulk, one transaction;
 4. tell: events, retries and dead letters, acknowledged by Kafka;
 5. only then the source offsets.
 
 A crash between 3 and 4 finds the outcome at the next claim and tells it again. A crash between 2 and 3 leaves a claim
-without outcome: its lease ends, and the attempt is made once more, marked ambiguous.
+without outcome: its lease ends, and the attempt is made once more, marked ambiguous. `streams.agents.sending` says what
+runs beside what.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.changes import Attempt, Change
@@ -39,21 +36,17 @@ from models.repositories.deliveries import AttemptKey, Claim
 from models.repositories.notifications import lock
 from models.requests import parse
 from models.settings import RetryPolicy, Settings
-from streams.channels.caller import Caller
 from streams.dead_letters import Burial, unburied
 from streams.delays import FAR, delayed
 from streams.domain import attempts, retry
 from streams.domain.attempts import Effects, effects
 from streams.errors import halved, persistently
 from streams.intake import Publishes, scheduled
-from streams.lanes import Finish
 from streams.metrics import DEAD, RETRIES
-from streams.providers.base import DeliveryResult, NotificationProvider
+from streams.providers.base import DeliveryResult
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, SENT, STATUS, send_topic
 from streams.turns import in_turns
-
-log = structlog.get_logger()
 
 #: A claim that forbids a send with one of these gives the delivery that status; the rest has it already.
 _FORBIDDEN = {
@@ -63,10 +56,6 @@ _FORBIDDEN = {
     "unsubscribed": Status.SUPPRESSED,
     "suppressed": Status.SUPPRESSED,
 }
-#: Header of a record that was put off because another worker had the attempt.
-_ASKED_AGAIN = "asked-again"
-#: How far past the end of somebody's lease an attempt is asked for again.
-_LEASE_MARGIN = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +65,18 @@ class Taken:
     record: Incoming
     delivery: Delivery
 
+    @property
+    def key(self) -> AttemptKey:
+        """The attempt it asks for."""
+        return self.delivery.delivery_id, self.delivery.generation, self.delivery.attempt
+
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A delivery whose turn came: the attempt that was made, or none where the claim was lost by then."""
+    """A call that ended."""
 
     taken: Taken
-    attempt: Attempt | None
+    attempt: Attempt
 
 
 @dataclass(slots=True)
@@ -99,16 +93,22 @@ class Results:
         """Another one with the same in it."""
         return Results(list(self.changes), list(self.records), list(self.burials), list(self.scheduled))
 
+    def add(self, other: Results) -> None:
+        """Takes over all that another one causes."""
+        self.changes += other.changes
+        self.records += other.records
+        self.burials += other.burials
+        self.scheduled += other.scheduled
+
 
 class DeliveryStage:
-    """What a channel lane does with a batch. One per lane."""
+    """The steps of a channel lane. One per lane."""
 
     def __init__(
         self,
         *,
         channel: Channel,
         priority: Priority,
-        providers: Sequence[NotificationProvider],
         engine: AsyncEngine,
         publisher: Publishes,
         settings: Settings,
@@ -121,81 +121,48 @@ class DeliveryStage:
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._publisher = publisher
         self._policy: RetryPolicy = settings.retry_policy(channel)
-        self._caller = Caller(channel, providers, settings)
         self._lease = settings.claim_lease
-        #: As long as a claim is this young, its lease covers a whole call.
-        self._fresh_seconds = settings.claim_grace_seconds / 2
         self._clock = clock
         self._lane = f"send-{channel}-{priority}"
 
-    async def __call__(self, records: Sequence[Incoming]) -> None:
-        """Finishes a batch: when this returns, all that it caused is durable."""
-        finish = await self.begin(records)
-        await finish()
+    def read(self, record: Incoming, results: Results) -> Taken | None:
+        """Decodes a record; None for one that can't be read, which is buried."""
+        try:
+            delivery = parse(Delivery, record.value or b"")
+            if delivery.channel is not self._channel:
+                raise Refused("channel", "is not this topic's")
+        except Refused as error:
+            results.burials.append(self._burial(record, None, "invalid_delivery", str(error)))
+            return None
+        return Taken(record, delivery)
 
-    async def begin(self, records: Sequence[Incoming]) -> Finish:
-        """Claims and calls; returns what makes it durable and tells it."""
-        results = Results()
-        taken = await self._read(records, results)
+    async def claim(self, taken: Sequence[Taken], results: Results) -> dict[AttemptKey, Claim]:
+        """Asks for the attempts, again and again while the database is away. Without an answer: refused, and buried."""
         claims: dict[AttemptKey, Claim] = {}
-        claimed_at = time.monotonic()
-        await halved(taken, lambda part: self._claim(part, claims), lambda one: self._refused(one, results))
-        called = await self._call_all(self._sort(taken, claims, results), claimed_at)
 
-        async def finish() -> None:
-            caused = await persistently(lambda: self._record(called, results), lane=self._lane)
-            await persistently(lambda: self._tell(caused), lane=self._lane)
+        async def ask(part: Sequence[Taken]) -> None:
+            claims.update(await persistently(lambda: self._ask(part), lane=self._lane))
 
-        return finish
+        async def refused(one: Taken) -> None:
+            reason = "is refused by the database"
+            results.burials.append(self._burial(one.record, one.delivery, "database_refused", reason))
 
-    async def _read(self, records: Sequence[Incoming], results: Results) -> list[Taken]:
-        taken: dict[AttemptKey, Taken] = {}
-        async for record in in_turns(records):
-            try:
-                delivery = parse(Delivery, record.value or b"")
-                if delivery.channel is not self._channel:
-                    raise Refused("channel", "is not this topic's")
-            except Refused as error:
-                results.burials.append(self._burial(record, None, "invalid_delivery", str(error)))
-                continue
-            taken.setdefault(_key(delivery), Taken(record, delivery))  # the same attempt twice in a batch is one
-        return list(taken.values())
+        if taken:
+            await halved(taken, ask, refused)
+        return claims
 
-    async def _claim(self, taken: Sequence[Taken], claims: dict[AttemptKey, Claim]) -> None:
-        if not taken:
-            return
+    async def _ask(self, taken: Sequence[Taken]) -> dict[AttemptKey, Claim]:
+        sources = [(one.record.partition, one.record.offset) for one in taken]
+        async with self._single.connect() as connection:
+            return await table.claim(connection, [one.delivery for one in taken], lease=self._lease, sources=sources)
 
-        async def ask() -> dict[AttemptKey, Claim]:
-            async with self._single.connect() as connection:
-                sources = [(one.record.partition, one.record.offset) for one in taken]
-                asked = [one.delivery for one in taken]
-                return await table.claim(connection, asked, lease=self._lease, sources=sources)
-
-        claims |= await persistently(ask, lane=self._lane)
-
-    async def _refused(self, one: Taken, results: Results) -> None:
-        reason = "is refused by the database"
-        results.burials.append(self._burial(one.record, one.delivery, "database_refused", reason))
-
-    def _sort(
-        self, taken: Sequence[Taken], claims: dict[AttemptKey, Claim], results: Results
-    ) -> list[tuple[Taken, Claim]]:
-        """The attempts that are ours to call; what becomes of the others goes into the results."""
-        won = []
-        for one in taken:
-            claim = claims.get(_key(one.delivery))
-            if claim is None:
-                continue  # refused by the database, and buried
-            if claim.won:
-                won.append((one, claim))
-            elif claim.finished is not None:
-                if not claim.is_copy or one.record.header(_ASKED_AGAIN):
-                    self._follow(one, claim.finished, results)
-            elif claim.forbidden is not None:
-                self._forbid(one, claim.forbidden, results)
-            else:
-                self._ask_again(one, claim.leased_until, results)
-        return won
+    def settle(self, one: Taken, claim: Claim, results: Results) -> None:
+        """What follows from an attempt that is not to be called: it was, or must not be."""
+        if claim.finished is not None:
+            if not claim.is_copy:
+                self._follow(one, claim.finished, results)
+        elif claim.forbidden is not None:
+            self._forbid(one, claim.forbidden, results)
 
     def _forbid(self, one: Taken, reason: str, results: Results) -> None:
         status = _FORBIDDEN.get(reason)
@@ -205,47 +172,17 @@ class DeliveryStage:
         told = attempts.status_event(one.delivery, status, self._clock(), reason=reason)
         results.records.append(Outgoing(STATUS, one.record.key, told.value()))
 
-    def _ask_again(self, one: Taken, leased_until: datetime | None, results: Results) -> None:
-        """Somebody else has the attempt: it is asked for again when that lease has ended."""
-        now = self._clock()
-        again_at = (leased_until or now + self._lease) + _LEASE_MARGIN
-        headers = (CONTENT_TYPE, (_ASKED_AGAIN, b"1"), *one.record.carried())
-        same = Outgoing(send_topic(self._channel, self._priority), one.record.key, one.record.value, headers)
-        results.records.append(delayed(same, again_at, now=now))
+    async def release(self, refused: Sequence[tuple[Taken, Claim]]) -> None:
+        """Gives back claims whose calls no provider took: the attempt was never made."""
 
-    async def _call_all(self, won: Iterable[tuple[Taken, Claim]], claimed_at: float) -> list[Called]:
-        """Calls the provider for each: users beside each other, the deliveries of a user one after the other."""
-        by_user: dict[str, list[tuple[Taken, Claim]]] = defaultdict(list)
-        for one, claim in won:
-            by_user[one.delivery.user_id].append((one, claim))
-        calls = [
-            asyncio.create_task(self._call_in_order(chain, claimed_at)) async for chain in in_turns(by_user.values())
-        ]
-        return [called for chain in await asyncio.gather(*calls) for called in chain]
-
-    async def _call_in_order(self, chain: Sequence[tuple[Taken, Claim]], claimed_at: float) -> list[Called]:
-        called = []
-        for one, claim in chain:
-            async with self._caller.slot():
-                if await self._is_still_ours(one, claim, claimed_at):
-                    result = await self._caller.call(one.delivery)
-                    called.append(Called(one, self._attempt(one.delivery, claim, result)))
-                else:
-                    called.append(Called(one, None))
-        return called
-
-    async def _is_still_ours(self, one: Taken, claim: Claim, claimed_at: float) -> bool:
-        """Whether the claim covers a whole call; one that waited too long for its turn is prolonged first."""
-        if time.monotonic() - claimed_at < self._fresh_seconds:
-            return True
-
-        async def renew() -> bool:
+        async def give_back() -> None:
             async with self._single.connect() as connection:
-                return await table.renew(connection, one.delivery, takeovers=claim.takeovers, lease=self._lease)
+                await table.release(connection, [(one.key, claim.takeovers) for one, claim in refused])
 
-        return await persistently(renew, lane=self._lane)
+        await persistently(give_back, lane=self._lane)
 
-    def _attempt(self, delivery: Delivery, claim: Claim, result: DeliveryResult) -> Attempt:
+    def attempt(self, delivery: Delivery, claim: Claim, result: DeliveryResult) -> Attempt:
+        """A call's result as it is stored, with what follows decided once and for all."""
         now = self._clock()
         retry_at = None
         if result.outcome is not Outcome.SENT:
@@ -312,27 +249,31 @@ class DeliveryStage:
             channel=self._channel,
         )
 
+    async def record(self, called: Sequence[Called], results: Results) -> Results:
+        """Makes outcomes and statuses durable; returns what is to be told. Repeated while the database is away."""
+        return await persistently(lambda: self._record(called, results), lane=self._lane)
+
     async def _record(self, called: Sequence[Called], results: Results) -> Results:
-        """Makes outcomes and statuses durable; returns what is to be told. May be repeated."""
         caused = results.copy()
         if not called and not caused.changes:
             return caused
-        made = [each.attempt for each in called if each.attempt is not None]
         notifications = {each.taken.delivery.notification_id for each in called}
         notifications |= {change.notification_id for change in caused.changes}
         async with self._engine.begin() as connection:
             # Notifications before attempts, as a claim takes them; the other way round they could wait for each other.
             await lock(connection, sorted(notifications))
-            stored = await table.finish(connection, made) if made else {}
+            stored = await table.finish(connection, [each.attempt for each in called]) if called else {}
             async for each in in_turns(called):
-                if each.attempt is None:
-                    self._ask_again(each.taken, None, caused)
-                else:  # what is stored counts, also when another worker stored it first
-                    self._follow(each.taken, stored[_key(each.taken.delivery)], caused)
+                # What is stored counts, also when another worker stored it first.
+                self._follow(each.taken, stored[each.taken.key], caused)
             if caused.scheduled:
                 await outbox.schedule(connection, caused.scheduled)
             await table.advance(connection, caused.changes, is_locked=True)
         return caused
+
+    async def tell(self, results: Results) -> None:
+        """Writes events, retries and dead letters; repeated while Kafka or the database is away."""
+        await persistently(lambda: self._tell(results), lane=self._lane)
 
     async def _tell(self, results: Results) -> None:
         burials = results.burials
@@ -346,10 +287,6 @@ class DeliveryStage:
                 await index.add(connection, [burial.indexed(*place) for burial, place in places])
         for burial in burials:
             DEAD.labels(burial.stage, burial.error_class).inc()
-
-
-def _key(delivery: Delivery) -> AttemptKey:
-    return delivery.delivery_id, delivery.generation, delivery.attempt
 
 
 def _schedule_id(delivery: Delivery) -> UUID:

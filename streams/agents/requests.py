@@ -26,6 +26,7 @@ from models.repositories import dead_letters as index
 from models.repositories.notifications import Known, OwnChange
 from models.requests import MAX_REQUEST_BYTES, NotificationRequest, parse
 from models.settings import Settings
+from streams.batches import Finish
 from streams.dead_letters import Burial, unburied
 from streams.delays import FAR, delayed
 from streams.directory import Directory
@@ -33,7 +34,6 @@ from streams.domain import attempts
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
 from streams.errors import halved, is_refusal, persistently
 from streams.intake import Publishes, new_notification, scheduled
-from streams.lanes import Finish
 from streams.metrics import DEAD, REQUESTS
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, STATUS, request_topic, send_topic

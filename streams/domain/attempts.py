@@ -107,9 +107,8 @@ def _sent(delivery: Delivery, attempt: Attempt) -> Effects:
 
 
 def _retried(delivery: Delivery, attempt: Attempt, retry_at: datetime) -> Effects:
-    burnt = attempt.outcome is not Outcome.BROKEN
     unknown = attempt.outcome is Outcome.AMBIGUOUS
-    following = delivery.next_attempt(tries=delivery.tries + burnt, ambiguous=delivery.ambiguous + unknown)
+    following = delivery.next_attempt(tries=delivery.tries + 1, ambiguous=delivery.ambiguous + unknown)
     told = status_event(
         delivery, Status.RETRYING, attempt.finished_at, reason=attempt.reason, provider=attempt.provider
     )

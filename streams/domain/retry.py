@@ -11,8 +11,6 @@ from models.settings import RetryPolicy
 
 #: A vendor's Retry-After is honoured up to this.
 LONGEST_WAIT = timedelta(hours=24)
-#: How long a delivery waits for a provider that refuses the account, before it asks again.
-BROKEN_WAIT = timedelta(seconds=30)
 #: A send whose outcome is unknown is repeated this often, then given up.
 AMBIGUOUS_REPEATS = 1
 
@@ -41,10 +39,9 @@ def decide(
 ) -> RetryDecision:
     """Decides about an attempt that ended with `outcome`, the `tries`-th so far not counting itself.
 
+    `broken` is not decided here: nobody was to blame but the account, so no attempt was made.
     `random` gives a number in [0, 1): the spread keeps deliveries that failed together from coming back together.
     """
-    if outcome is Outcome.BROKEN:
-        return RetryDecision(now + max(BROKEN_WAIT, _bounded(retry_after)), tries, ambiguous)
     tries += 1
     if outcome is Outcome.AMBIGUOUS:
         ambiguous += 1

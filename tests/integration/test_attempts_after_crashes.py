@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,12 +14,12 @@ import orjson
 import pytest
 
 from models.deliveries import Delivery
-from models.enums import Channel, Outcome, Priority
+from models.enums import Outcome
 from models.settings import RetryPolicy, Settings
-from streams.agents.deliveries import DeliveryStage
 from streams.providers.base import DeliveryResult
 from streams.records import Incoming, Outgoing
 from streams.topics import DEAD_LETTERS, FAILED, SENT, STATUS
+from tests.fixtures.lane import RunningLane, a_lane
 from tests.fixtures.rows import Rows, delivery, some_rows
 from tests.fixtures.service import Answer, Ledger, sent
 from tests.fixtures.stack import Databases
@@ -60,25 +60,24 @@ async def rows(postgres: Databases, migrated: str) -> AsyncIterator[Rows]:
         yield made
 
 
-def lane(rows: Rows, kafka: Kafka, ledger: Ledger, *, attempts: int = 3) -> DeliveryStage:
+async def work(rows: Rows, kafka: Kafka, ledger: Ledger, *records: Incoming) -> None:
+    """A lane that lives until all these are acknowledged."""
+    async with lane(rows, kafka, ledger) as running:
+        await running.work(records)
+
+
+def lane(rows: Rows, kafka: Kafka, ledger: Ledger) -> AbstractAsyncContextManager[RunningLane]:
     settings = Settings(
         database_url="postgresql://none/none",
         provider_timeout_seconds=1,
         claim_grace_seconds=1,
-        email_retry=RetryPolicy(max_attempts=attempts, base_seconds=5),
+        email_retry=RetryPolicy(max_attempts=3, base_seconds=5),
     )
-    return DeliveryStage(
-        channel=Channel.EMAIL,
-        priority=Priority.NORMAL,
-        providers=[ledger],
-        engine=rows.engine,
-        publisher=kafka,
-        settings=settings,
-    )
+    return a_lane(rows.engine, kafka, ledger, settings=settings)
 
 
 def record(of: Delivery, offset: int, *headers: tuple[str, bytes]) -> Incoming:
-    return Incoming(SEND, 0, offset, 0, b"u-1", of.record_value(), headers)
+    return Incoming(SEND, 0, offset, 0, of.user_id.encode(), of.record_value(), headers)
 
 
 def come_back(waiting: Outgoing, offset: int) -> Incoming:
@@ -101,7 +100,7 @@ async def crashed_before_telling(rows: Rows, ledger: Ledger) -> tuple[UUID, Deli
     notification = await rows.queued()
     asked = delivery(notification)
     with pytest.raises(Crash):
-        await lane(rows, Kafka(crashes=True), ledger)([record(asked, 10)])
+        await work(rows, Kafka(crashes=True), ledger, record(asked, 10))
     assert len(ledger.calls) == 1
     return notification, asked
 
@@ -122,11 +121,11 @@ async def test_the_record_that_claimed_tells_again_and_calls_nobody(
     assert await rows.status(notification) == status
 
     kafka = Kafka()
-    await lane(rows, kafka, ledger)([record(asked, 10)])
+    await work(rows, kafka, ledger, record(asked, 10))
     assert len(ledger.calls) == 1
     assert {one.topic for one in kafka.told} == topics
     again = Kafka()
-    await lane(rows, again, ledger)([record(asked, 10)])
+    await work(rows, again, ledger, record(asked, 10))
     ids = [[event["event_id"] for event in told.values(STATUS)] for told in (kafka, again)]
     assert ids[0] == ids[1]
 
@@ -136,51 +135,25 @@ async def test_a_copy_of_a_finished_attempt_tells_nothing(rows: Rows) -> None:
     ledger = Ledger()
     _, asked = await crashed_before_telling(rows, ledger)
     kafka = Kafka()
-    await lane(rows, kafka, ledger)([record(asked, 11)])
+    await work(rows, kafka, ledger, record(asked, 11))
     assert (kafka.told, len(ledger.calls)) == ([], 1)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SENT, Outcome.RETRY, Outcome.PERMANENT])
-async def test_who_found_it_leased_tells_when_it_comes_back(rows: Rows, outcome: Outcome) -> None:
-    """Whoever held the lease may have died right after its call was recorded."""
-    ledger = Ledger(answer=answering(outcome))
-    notification = await rows.queued()
-    asked = delivery(notification)
-    await rows.claim(asked)
-    kafka = Kafka()
-    await lane(rows, kafka, ledger)([record(asked, 11)])
-    [waiting] = kafka.waiting()
-    assert ledger.calls == []
-    await end_lease(rows, asked)
-    with pytest.raises(Crash):
-        await lane(rows, Kafka(crashes=True), ledger)([record(asked, 12)])
-    assert len(ledger.calls) == 1
-    kafka = Kafka()
-    await lane(rows, kafka, ledger)([come_back(waiting, 13)])
-    assert len(ledger.calls) == 1
-    assert kafka.values(STATUS)
-
-
 async def test_a_call_that_was_cut_off_is_made_once_more_and_marked(rows: Rows) -> None:
+    """The record waits in its place for the lease's end, then takes over."""
     notification = await rows.queued()
     asked = delivery(notification)
-    hanging = Ledger(latency_seconds=60)
-    dying = asyncio.create_task(lane(rows, Kafka(), hanging)([record(asked, 10)]))
-    async with asyncio.timeout(5):
-        while not hanging.calls:
-            await asyncio.sleep(0.01)
-    dying.cancel()
-    await asyncio.gather(dying, return_exceptions=True)
+    async with lane(rows, Kafka(), Ledger(latency_seconds=60)) as dying:
+        dying.feed([record(asked, 10)])
+        await rows.until_claimed(asked)
 
     ledger, kafka = Ledger(), Kafka()
-    await lane(rows, kafka, ledger)([record(asked, 10)])
-    [waiting] = kafka.waiting()
-    due_at = datetime.fromisoformat(dict(waiting.headers)["due-at"].decode())  # type: ignore[union-attr]
-    [row] = await rows.fetch("SELECT lease_until FROM delivery_logs WHERE delivery_id = :id", id=asked.delivery_id)
-    assert due_at > row.lease_until > datetime.now(UTC)
-    assert ledger.calls == []
-    await end_lease(rows, asked)
-    await lane(rows, kafka, ledger)([come_back(waiting, 30)])
+    async with lane(rows, kafka, ledger) as running:
+        running.feed([record(asked, 10)])
+        await asyncio.sleep(0.5)
+        assert (ledger.calls, kafka.told) == ([], [])
+        await end_lease(rows, asked)
+        await running.until_empty()
     assert len(ledger.calls) == 1
     [row] = await rows.fetch(
         "SELECT status, ambiguous FROM notification_deliveries WHERE notification_id = :id", id=notification
@@ -189,17 +162,18 @@ async def test_a_call_that_was_cut_off_is_made_once_more_and_marked(rows: Rows) 
     assert len(kafka.values(SENT)) == 1
 
 
-async def test_one_that_comes_back_to_finish_after_a_takeover_tells_what_is_stored(rows: Rows) -> None:
+async def test_one_that_finishes_after_a_takeover_tells_what_is_stored(rows: Rows) -> None:
     """Its loop stood still for longer than the lease; meanwhile another one was refused."""
     notification = await rows.queued()
     asked = delivery(notification)
-    slow = Ledger()
-    kafka = Kafka()
-    finish = await lane(rows, kafka, slow).begin([record(asked, 10)])
-    await end_lease(rows, asked)
+    slow, kafka = Ledger(latency_seconds=0.8), Kafka()
     other, told = Ledger(answer=answering(Outcome.PERMANENT)), Kafka()
-    await lane(rows, told, other)([record(asked, 20)])
-    await finish()
+    async with lane(rows, kafka, slow) as late:
+        late.feed([record(asked, 10)])
+        await rows.until_claimed(asked)
+        await end_lease(rows, asked)
+        await work(rows, told, other, record(asked, 20))
+        await late.until_empty()
     assert (len(slow.calls), len(other.calls)) == (1, 1)
     [row] = await rows.fetch("SELECT outcome FROM delivery_logs WHERE delivery_id = :id", id=asked.delivery_id)
     assert row.outcome == "permanent"
@@ -209,20 +183,31 @@ async def test_one_that_comes_back_to_finish_after_a_takeover_tells_what_is_stor
     assert len(ids) == 1
 
 
-async def test_a_lost_attempt_among_good_ones_holds_up_nobody(rows: Rows) -> None:
+async def test_a_lost_attempt_among_good_ones_holds_up_its_user_only(rows: Rows) -> None:
     good = [delivery(await rows.queued(), user_id=f"u-{number}") for number in range(20)]
-    leased = good[7]
+    leased, behind = good[7], delivery(await rows.queued(), user_id="u-7")
     await rows.claim(leased)
-    ledger, kafka = Ledger(), Kafka()
-    await lane(rows, kafka, ledger)([record(one, number) for number, one in enumerate(good)])
-    assert len(ledger.calls) == 19
-    assert [one.value for one in kafka.waiting()] == [leased.record_value()]
+    ledger = Ledger()
+    async with lane(rows, Kafka(), ledger) as running:
+        running.feed([record(one, number) for number, one in enumerate([*good, behind])])
+        async with asyncio.timeout(5):
+            while len(ledger.calls) < 19:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert {one.user_id for one in ledger.calls} == {f"u-{number}" for number in range(20)} - {"u-7"}
+        assert [offset for _, offset in running.acknowledged] == list(range(7)), "nothing behind it"
+        await end_lease(rows, leased)
+        await running.until_empty()
+    assert [one.delivery_id for one in ledger.calls if one.user_id == "u-7"] == [
+        leased.delivery_id,
+        behind.delivery_id,
+    ]
 
 
-async def test_the_same_attempt_twice_in_a_batch_is_called_once(rows: Rows) -> None:
+async def test_the_same_attempt_twice_is_called_once(rows: Rows) -> None:
     asked = delivery(await rows.queued())
     ledger, kafka = Ledger(), Kafka()
-    await lane(rows, kafka, ledger)([record(asked, 1), record(asked, 2)])
+    await work(rows, kafka, ledger, record(asked, 1), record(asked, 2))
     assert len(ledger.calls) == len(kafka.values(SENT)) == 1
 
 
@@ -234,9 +219,9 @@ async def test_attempts_end_with_one_dead_letter_whatever_crashes(rows: Rows) ->
     kafka = Kafka()
     for number in range(1, 4):
         with pytest.raises(Crash):
-            await lane(rows, Kafka(crashes=True), ledger)([current])
+            await work(rows, Kafka(crashes=True), ledger, current)
         kafka = Kafka()
-        await lane(rows, kafka, ledger)([current])
+        await work(rows, kafka, ledger, current)
         assert len(ledger.calls) == number
         if waiting := kafka.waiting():
             current = come_back(waiting[0], 1_000 + number)
@@ -245,5 +230,5 @@ async def test_attempts_end_with_one_dead_letter_whatever_crashes(rows: Rows) ->
     assert len(kafka.values(FAILED)) == 1
     failures = await rows.fetch("SELECT attempts FROM delivery_failures WHERE notification_id = :id", id=notification)
     assert [row.attempts for row in failures] == [3]
-    await lane(rows, kafka, ledger)([current])
+    await work(rows, kafka, ledger, current)
     assert len([one for one in kafka.told if one.topic == DEAD_LETTERS]) == 1, "buried once"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
-from streams.lanes import Finish, Lane, build_app
+from streams.batches import Batches, Finish
+from streams.lanes import Lane, build_app
 from streams.records import Incoming
 from tests.fixtures.records import raw_client
 from tests.fixtures.service import Service
@@ -35,7 +37,8 @@ def a_lane(
 
         return finish
 
-    return Lane(name=name, topic=TOPIC, begin=begin, batch_records=1, linger_seconds=0.01)
+    work = partial(Batches, lane=name, topic=TOPIC, begin=begin, batch_records=1)
+    return Lane(name=name, topic=TOPIC, work=work, feed_records=1, linger_seconds=0.01)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -62,12 +62,6 @@ def test_a_retry_carries_the_same_delivery_with_the_next_attempt() -> None:
     assert caused.change.status is Status.RETRYING
 
 
-def test_a_broken_provider_burns_no_try() -> None:
-    caused = effects(DELIVERY, an_attempt(Outcome.BROKEN, retry_at=AT + timedelta(seconds=30)))
-    assert caused.retry is not None
-    assert (caused.retry[0].attempt, caused.retry[0].tries) == (2, 0)
-
-
 @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.PERMANENT, Outcome.TARGET_DEAD, Outcome.AMBIGUOUS])
 def test_without_a_next_attempt_it_is_dead_and_failed(outcome: Outcome) -> None:
     caused = effects(DELIVERY, an_attempt(outcome, reason="550"))

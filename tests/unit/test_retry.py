@@ -8,7 +8,7 @@ import pytest
 
 from models.enums import Outcome
 from models.settings import RetryPolicy
-from streams.domain.retry import BROKEN_WAIT, LONGEST_WAIT, RetryDecision, backoff, decide
+from streams.domain.retry import LONGEST_WAIT, RetryDecision, backoff, decide
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 POLICY = RetryPolicy(max_attempts=3, base_seconds=2, ceiling_seconds=60)
@@ -49,10 +49,6 @@ def test_the_last_try_gives_up() -> None:
 @pytest.mark.parametrize("outcome", [Outcome.PERMANENT, Outcome.TARGET_DEAD])
 def test_some_outcomes_are_final_at_once(outcome: Outcome) -> None:
     assert decided(outcome).retry_at is None
-
-
-def test_a_broken_provider_burns_no_try() -> None:
-    assert decided(Outcome.BROKEN, tries=2) == RetryDecision(NOW + BROKEN_WAIT, 2, 0)
 
 
 def test_an_unknown_outcome_is_repeated_once() -> None:

@@ -1,0 +1,307 @@
+"""How a channel lane sends: a sliding window between two loops.
+
+The first loop takes what may start, as much as the provider and the limits allow, claims it in one statement, and
+starts a call for each. The second records what came of them in batches, tells it, and acknowledges the
+contiguous prefix. A slow call holds up its own user and nobody else; a provider that refuses everybody holds the lane,
+in place: nothing circulates, no attempt is burnt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from models.enums import Channel, Outcome, Priority
+from models.repositories.deliveries import AttemptKey, Claim
+from streams.agents.deliveries import Called, DeliveryStage, Results, Taken
+from streams.channels.chain import Chain, Hold, Turn
+from streams.channels.pace import Paces
+from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
+from streams.records import from_message
+from streams.topics import send_topic
+from streams.turns import in_turns
+from streams.window import Entry, Window
+
+log = structlog.get_logger()
+
+#: Claims of one statement, and outcomes of one transaction.
+_BATCH_RECORDS = 128
+#: A batch of no more than this says that the lane is quiet, and that nothing is won by waiting for a fuller one.
+_TINY_BATCH = 16
+#: An attempt that somebody else holds is asked for again so often, until it has an outcome or its lease ends.
+_ASK_AGAIN_SECONDS = 1.0
+#: How long a rebalance waits for the calls under way; then their partitions go, and they end on their own.
+_QUIESCE_SECONDS = 1.0
+#: How long the end of the process waits for them: a call, and its row.
+_DRAIN_SECONDS = 13.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the second loop has to record: calls that ended, and records that needed none."""
+
+    entries: list[Entry] = field(default_factory=list)
+    called: list[Called] = field(default_factory=list)
+    results: Results = field(default_factory=Results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A call that no provider would take from anybody: the claim is given back."""
+
+    entry: Entry
+    taken: Taken
+    claim: Claim
+
+
+class Sender:
+    """The work of one channel lane. Both loops raise only when the process had better end."""
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        priority: Priority,
+        stage: DeliveryStage,
+        chain: Chain,
+        limits: Paces,
+        lease_seconds: float,
+        patience_seconds: float,
+    ) -> None:
+        self.window = Window()
+        self._channel = channel
+        self._priority = priority
+        self._topic = send_topic(channel, priority)
+        self._lane = f"send-{channel}-{priority}"
+        self._stage = stage
+        self._chain = chain
+        self._limits = limits
+        self._slots = chain.call_slots
+        self._lease_seconds = lease_seconds
+        self._patience_seconds = patience_seconds
+        self._is_quiet = False
+        #: Calls without a recorded outcome: what a crash now would leave unknown.
+        self._in_doubt = 0
+        self._batch = _Batch()
+        self._refused: list[_Refused] = []
+        self._telling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._acknowledge: Callable[[Sequence[Any]], None] = lambda messages: None
+        self._age = QUEUE_AGE.labels(self._lane)
+
+    def start(
+        self, run: Callable[[Coroutine[Any, Any, None]], object], acknowledge: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """Begins both loops by `run`; `acknowledge` is told the messages of the contiguous prefix, in order."""
+        self._acknowledge = acknowledge
+        run(self.start_calls())
+        run(self.finish_calls())
+
+    # The first loop
+
+    async def start_calls(self) -> None:
+        """Claims what may start and starts its calls, for ever."""
+        last = 0
+        while True:
+            await self._until(lambda: self._room > 0)
+            if last > _TINY_BATCH and self._room < _BATCH_RECORDS and self._patience_seconds:
+                await self._until(lambda: self._room >= _BATCH_RECORDS, seconds=self._patience_seconds)
+            last = await self._start_some()
+
+    @property
+    def _room(self) -> int:
+        """How many calls may start now."""
+        return 0 if self._is_quiet else min(self.window.ready, self._slots - self._in_doubt, _BATCH_RECORDS)
+
+    async def _start_some(self) -> int:
+        """One claim's worth of calls; returns how many records it took."""
+        turn = self._chain.pick(max(1, self._room))
+        if isinstance(turn, Hold):
+            await self._chain.wait(turn.until)
+            return 0
+        grant = await self._limits.take(self._channel, turn.provider.name, self._priority, turn.calls)
+        entries = self.window.take(grant.granted) if not self._is_quiet else []
+        called = await self._claim(turn, entries) if entries else 0
+        await self._give_back(turn, grant.granted, called)
+        if not grant.granted:
+            await self._until(lambda: False, seconds=grant.wait_seconds)
+        return len(entries)
+
+    async def _give_back(self, turn: Turn, granted: int, called: int) -> None:
+        if called < turn.calls:
+            self._chain.give_back(turn, turn.calls - called)
+        if called < granted:
+            await self._limits.give_back(self._channel, turn.provider.name, granted - called)
+
+    async def _claim(self, turn: Turn, entries: Sequence[Entry]) -> int:
+        """Claims these and starts the calls of those that were won; returns how many that are."""
+        started = time.monotonic()
+        batch = _Batch()
+        taken = await self._read(entries, batch)
+        claims = await self._stage.claim([one for _, one in taken], batch.results)
+        won = 0
+        for entry, one in taken:
+            claim = claims.get(one.key)
+            if claim is not None and claim.won:
+                won += 1
+                self._in_doubt += 1
+                self._spawn(self._call(turn, entry, one, claim, started))
+            elif claim is not None and claim.is_leased:
+                self._ask_again(entry)
+            else:
+                if claim is not None:
+                    self._stage.settle(one, claim, batch.results)
+                self._settled(entry, batch)
+        self._batch.entries += batch.entries
+        self._batch.results.add(batch.results)
+        self.window.changed.set()
+        BATCH_SECONDS.labels(self._lane, "claim").observe(time.monotonic() - started)
+        return won
+
+    async def _read(self, entries: Sequence[Entry], batch: _Batch) -> list[tuple[Entry, Taken]]:
+        """Decodes; what can't be read is settled at once."""
+        taken: dict[AttemptKey, tuple[Entry, Taken]] = {}
+        now_ms = time.time() * 1000
+        async for entry in in_turns(entries):
+            record = from_message(self._topic, entry.message)
+            self._age.observe(max(0.0, now_ms - record.timestamp_ms) / 1000)
+            one = self._stage.read(record, batch.results)
+            if one is None:
+                self._settled(entry, batch)
+            elif one.key in taken:  # under another key, so not ours: one claim can't ask for the same twice
+                self.window.put_back(entry)
+            else:
+                taken[one.key] = (entry, one)
+        return list(taken.values())
+
+    def _settled(self, entry: Entry, batch: _Batch) -> None:
+        batch.entries.append(entry)
+        self.window.let_next(entry)
+
+    def _ask_again(self, entry: Entry) -> None:
+        """Somebody has the attempt, maybe this process since a moment ago: it stays first of its user."""
+        asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self.window.put_back, entry)
+
+    async def _call(self, turn: Turn, entry: Entry, one: Taken, claim: Claim, claimed_at: float) -> None:
+        seconds_left = self._lease_seconds - (time.monotonic() - claimed_at)
+        result = await self._chain.call(turn, one.delivery, seconds_left=seconds_left)
+        if result.outcome is Outcome.BROKEN:
+            self._refused.append(_Refused(entry, one, claim))
+        else:
+            self._batch.entries.append(entry)
+            self._batch.called.append(Called(one, self._stage.attempt(one.delivery, claim, result)))
+            self.window.let_next(entry)
+        self.window.changed.set()
+
+    # The second loop
+
+    async def finish_calls(self) -> None:
+        """Records what came of calls, tells it and acknowledges, for ever."""
+        last = 0
+        while True:
+            await self._until(lambda: bool(self._batch.entries or self._refused))
+            if last > _TINY_BATCH and self._patience_seconds:
+                await self._until(lambda: len(self._batch.entries) >= _BATCH_RECORDS, seconds=self._patience_seconds)
+            last = len(self._batch.entries)
+            await self._release()
+            await self._finish()
+
+    async def _release(self) -> None:
+        """Gives back the claims of calls that no provider took; their records wait for better times."""
+        refused, self._refused = self._refused, []
+        if refused:
+            await self._stage.release([(each.taken, each.claim) for each in refused])
+            self._in_doubt -= len(refused)
+            for each in refused:
+                self.window.put_back(each.entry)
+
+    async def _finish(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        if not batch.entries:
+            return
+        started = time.monotonic()
+        results = await self._stage.record(batch.called, batch.results)
+        self._in_doubt -= len(batch.called)
+        self.window.changed.set()
+        BATCH_SECONDS.labels(self._lane, "record").observe(time.monotonic() - started)
+        if self._telling is not None:
+            await asyncio.wait([self._telling])
+            self._raise_failure()
+        self._telling = self._spawn(self._tell(batch.entries, results))
+
+    async def _tell(self, entries: Sequence[Entry], results: Results) -> None:
+        """Beside the recording of the next batch, but never two at once: a user's events keep their order."""
+        started = time.monotonic()
+        await self._stage.tell(results)
+        self._acknowledge(self.window.finish(entries))
+        BATCH_SECONDS.labels(self._lane, "tell").observe(time.monotonic() - started)
+        RECORDS.labels(self._lane).inc(len(entries))
+
+    # The end
+
+    async def quiesce(self, *, is_ending: bool) -> dict[int, int]:
+        """Starts nothing more and waits for what is under way; returns by partition the offset to commit.
+
+        On a rebalance the window is empty afterwards: what still runs is recorded and told, but never acknowledged,
+        and whoever has its partition finds the claim.
+        """
+        self._is_quiet = True
+        is_idle = await self._until(lambda: self._is_idle, seconds=_DRAIN_SECONDS if is_ending else _QUIESCE_SECONDS)
+        if not is_idle:
+            log.info("letting go of calls under way", lane=self._lane, calls=self._in_doubt)
+        prefixes = self.window.prefixes()
+        if not is_ending:
+            self.window.clear()
+            self._is_quiet = False
+        return prefixes
+
+    @property
+    def _is_idle(self) -> bool:
+        told = self._telling is None or self._telling.done()
+        return told and not self._in_doubt and not self._batch.entries and not self._refused
+
+    # What both are made of
+
+    async def _until(self, condition: Callable[[], bool], *, seconds: float | None = None) -> bool:
+        """Waits for a condition, at most so long; whether it holds."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not condition():
+            self._raise_failure()
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                return False
+            await self._change(remaining)
+        self._raise_failure()
+        return True
+
+    async def _change(self, seconds: float | None) -> None:
+        changed = self.window.changed
+        changed.clear()
+        alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, changed.set)
+        try:
+            await changed.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+        self.window.changed.set()

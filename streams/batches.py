@@ -1,0 +1,116 @@
+"""A lane that works in whole batches, as request and contact lanes do: all of a batch, in order, or none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from streams.lanes import LaneApp
+from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
+from streams.records import Incoming, from_message
+
+#: A batch of no more records than this says that the lane is quiet.
+_TINY_BATCH = 16
+
+#: The second part of a batch's work.
+Finish = Callable[[], Awaitable[None]]
+#: Does the first part of a batch's work and returns the second, which ends when all that the batch caused is durable.
+#: The second part of a batch runs beside the first part of the next one, and before that one's second. Both raise only
+#: when the process had better end.
+Begin = Callable[[Sequence[Incoming]], Awaitable[Finish]]
+
+
+class Backlog:
+    """Records between a lane's stream and its work, in order: what comes while a batch is worked on is the next one."""
+
+    def __init__(self, *, room: int) -> None:
+        self._room = room
+        self._events: deque[Any] = deque()
+        self._changed = asyncio.Condition()
+        self._is_busy = False
+
+    async def put(self, events: Sequence[Any]) -> None:
+        """Adds records, once there is room."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._events) < self._room)
+            self._events.extend(events)
+            self._changed.notify_all()
+
+    async def next_batch(self, most: int, *, patience_seconds: float) -> list[Any]:
+        """The oldest records, `most` at the most; waits for the first.
+
+        Where the last batch was no tiny one, more are on their way: a few milliseconds make a batch of them that costs
+        less than two. In a quiet lane nothing waits.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._events)
+            if self._is_busy and len(self._events) < most and patience_seconds:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience_seconds):
+                        await self._changed.wait_for(lambda: len(self._events) >= most)
+            taken = [self._events.popleft() for _ in range(min(most, len(self._events)))]
+            self._is_busy = len(taken) > _TINY_BATCH
+            self._changed.notify_all()
+        return taken
+
+
+class Batches:
+    """The work of a lane in batches of at most `batch_records`.
+
+    `patience_seconds` is how long a busy lane waits for a batch to fill up.
+    """
+
+    def __init__(
+        self, *, lane: str, topic: str, begin: Begin, batch_records: int, patience_seconds: float = 0.0
+    ) -> None:
+        self._lane = lane
+        self._topic = topic
+        self._begin_batch = begin
+        self._batch_records = batch_records
+        self._patience_seconds = patience_seconds
+        self._backlog = Backlog(room=2 * batch_records)
+        self._age = QUEUE_AGE.labels(lane)
+
+    def start(self, app: LaneApp) -> None:
+        """Begins to work."""
+        app.add_future(self._work(app))
+
+    async def feed(self, events: Sequence[Any]) -> None:
+        """Takes records in, once there is room."""
+        await self._backlog.put(events)
+
+    async def quiesce(self, app: LaneApp) -> None:
+        """Finishes all that was taken in: two batches at most."""
+        await app.consumer.wait_empty()
+
+    async def _work(self, app: LaneApp) -> None:
+        finishing: asyncio.Future[None] | None = None
+        while True:
+            events = await self._backlog.next_batch(self._batch_records, patience_seconds=self._patience_seconds)
+            finish = await self._begin([from_message(self._topic, event.message) for event in events])
+            if finishing is not None:
+                await finishing
+                if app.crashed:  # what the one before held must be read again, and an ack behind it would skip it
+                    return
+            finishing = app.add_future(self._finish(finish, events))
+
+    async def _begin(self, records: Sequence[Incoming]) -> Finish:
+        now_ms = time.time() * 1000
+        for record in records:
+            self._age.observe(max(0.0, now_ms - record.timestamp_ms) / 1000)
+        started = time.perf_counter()
+        finish = await self._begin_batch(records)
+        BATCH_SECONDS.labels(self._lane, "begin").observe(time.perf_counter() - started)
+        return finish
+
+    async def _finish(self, finish: Finish, events: Sequence[Any]) -> None:
+        started = time.perf_counter()
+        await finish()
+        for event in events:
+            event.ack()
+        BATCH_SECONDS.labels(self._lane, "finish").observe(time.perf_counter() - started)
+        RECORDS.labels(self._lane).inc(len(events))

@@ -1,0 +1,81 @@
+"""A lane with a sliding window: feeds it, pauses partitions that are full, and commits its prefix when they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from faust.types import TP
+
+from streams.lanes import LaneApp
+from streams.window import Window
+
+
+class Slides(Protocol):
+    """Who works on the window's records; `streams.agents.sending` does."""
+
+    window: Window
+
+    def start(
+        self, run: Callable[[Coroutine[Any, Any, None]], object], acknowledge: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """Begins its loops by `run(coroutine)`; tells by `acknowledge(messages)` what is done."""
+
+    async def quiesce(self, *, is_ending: bool) -> dict[int, int]:
+        """Starts nothing more and waits a while; returns by partition the offset to commit."""
+
+
+class Sliding:
+    """The work of a lane whose records are done in any order, and acknowledged by the contiguous prefix."""
+
+    def __init__(self, worker: Slides, *, topic: str) -> None:
+        """`topic` is the topic's full name."""
+        self._worker = worker
+        self._topic = topic
+        self._consumer: Any = None
+        self._paused: set[int] = set()
+        #: Records of this generation of the group belong to somebody else by now.
+        self._gone_generation: int | None = None
+
+    def start(self, app: LaneApp) -> None:
+        """Begins the worker's loops."""
+        self._consumer = app.consumer
+        self._worker.start(app.add_future, self._acknowledge)
+
+    async def feed(self, events: Sequence[Any]) -> None:
+        """Takes records in, unless their partitions went meanwhile."""
+        window = self._worker.window
+        while not window.has_room:
+            window.changed.clear()
+            await window.changed.wait()
+        window.add(event.message for event in events if event.message.generation_id != self._gone_generation)
+        self._pause()
+
+    async def quiesce(self, app: LaneApp) -> None:
+        """Waits for calls under way, for a moment on a rebalance, longer at the end; commits the prefix.
+
+        Faust has dropped its own record of what was acknowledged by then.
+        """
+        self._gone_generation = app.consumer_generation_id
+        prefixes = await self._worker.quiesce(is_ending=app.should_stop)
+        self._paused.clear()
+        await app.commit(self._topic, prefixes)
+
+    def _acknowledge(self, messages: Sequence[Any]) -> None:
+        for message in messages:
+            message.ack(self._consumer)
+        self._resume()
+
+    def _pause(self) -> None:
+        """Stops reading full partitions, as Faust does with a full buffer: what was fetched still comes."""
+        full = self._worker.window.full_partitions()
+        for partition in full:
+            self._consumer.on_buffer_full(TP(self._topic, partition))
+        self._paused |= full
+
+    def _resume(self) -> None:
+        if self._paused:
+            free = self._paused - self._worker.window.full_partitions()
+            for partition in free:
+                self._consumer.on_buffer_drop(TP(self._topic, partition))
+            self._paused -= free

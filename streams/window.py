@@ -1,0 +1,164 @@
+"""The key-ordered sliding window of a channel lane: who may start, and what may be acknowledged.
+
+Records of one key (a user) start one after the other, those of different keys beside each other; a record is done when
+all that it caused is durable, in any order; and only the contiguous prefix of each partition is acknowledged, so
+that a crash repeats what was behind a slow one and loses nothing. This is the shape of Confluent's Parallel Consumer by
+key (https://github.com/confluentinc/parallel-consumer). No I/O here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+#: Records of a partition that may wait for their turn. A partition with more is not read on: one user with a long
+#: chain must not take the room of all others.
+WAITING_RECORDS = 500
+#: Records of a partition behind its first unfinished one: what comes in a provider's longest call at full speed.
+SPAN_RECORDS = 2_000
+#: The same over all partitions, for a lane that has few of them.
+SPAN_RECORDS_IN_ALL = 10_000
+#: What waits in memory, whatever the records' size.
+WAITING_BYTES = 32 * 1024 * 1024
+
+
+class Entry:
+    """A record in the window."""
+
+    __slots__ = ("epoch", "is_done", "is_waiting", "key", "message", "size_bytes")
+
+    def __init__(self, message: Any, epoch: int) -> None:
+        self.message = message
+        self.epoch = epoch
+        #: A record without key is a chain of its own.
+        self.key: object = message.key if message.key is not None else object()
+        self.size_bytes = len(message.value or b"")
+        self.is_waiting = True
+        self.is_done = False
+
+
+class _Partition:
+    """A partition's records from the first unfinished one on."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.waiting = 0
+        #: The offset behind the acknowledged prefix; None while nothing was.
+        self.next_offset: int | None = None
+
+
+class Window:
+    """All records of a lane between the stream and their acknowledgement."""
+
+    def __init__(self) -> None:
+        #: Set whenever something happened that somebody may wait for.
+        self.changed = asyncio.Event()
+        self._epoch = 0
+        self._partitions: dict[int, _Partition] = {}
+        self._chains: dict[object, deque[Entry]] = {}
+        self._ready: deque[Entry] = deque()
+        self._waiting_bytes = 0
+
+    def __len__(self) -> int:
+        """Records that are not acknowledged yet."""
+        return sum(len(partition.entries) for partition in self._partitions.values())
+
+    @property
+    def ready(self) -> int:
+        """How many records may start now: at most one of each key."""
+        return len(self._ready)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether memory allows more to wait."""
+        return self._waiting_bytes < WAITING_BYTES
+
+    def add(self, messages: Iterable[Any]) -> None:
+        """Takes records in, in the order of their partitions."""
+        for message in messages:
+            entry = Entry(message, self._epoch)
+            partition = self._partitions.setdefault(message.partition, _Partition())
+            partition.entries.append(entry)
+            partition.waiting += 1
+            self._waiting_bytes += entry.size_bytes
+            chain = self._chains.get(entry.key)
+            if chain is None:
+                self._chains[entry.key] = deque((entry,))
+                self._ready.append(entry)
+            else:
+                chain.append(entry)
+        self.changed.set()
+
+    def take(self, most: int) -> list[Entry]:
+        """The records that may start, longest ready first; each is its key's only one until `let_next`."""
+        taken = [self._ready.popleft() for _ in range(min(most, len(self._ready)))]
+        for entry in taken:
+            if entry.is_waiting:
+                entry.is_waiting = False
+                self._waiting_bytes -= entry.size_bytes
+                self._partitions[entry.message.partition].waiting -= 1
+        return taken
+
+    def put_back(self, entry: Entry) -> None:
+        """A record that was taken and must be asked for again; it stays first of its key."""
+        if entry.epoch == self._epoch:
+            self._ready.append(entry)
+            self.changed.set()
+
+    def let_next(self, entry: Entry) -> None:
+        """The next record of its key may start."""
+        if entry.epoch != self._epoch:
+            return
+        chain = self._chains[entry.key]
+        chain.popleft()
+        if chain:
+            self._ready.append(chain[0])
+            self.changed.set()
+        else:
+            del self._chains[entry.key]
+
+    def finish(self, entries: Iterable[Entry]) -> list[Any]:
+        """All that these caused is durable; returns the messages that may now be acknowledged, in order."""
+        touched = set()
+        for entry in entries:
+            if entry.epoch == self._epoch:
+                entry.is_done = True
+                entry.message.value = None  # it may stay long behind a slow one
+                touched.add(entry.message.partition)
+        acknowledged = []
+        for number in touched:
+            partition = self._partitions[number]
+            while partition.entries and partition.entries[0].is_done:
+                message = partition.entries.popleft().message
+                partition.next_offset = message.offset + 1
+                acknowledged.append(message)
+        self.changed.set()
+        return acknowledged
+
+    def full_partitions(self) -> set[int]:
+        """The partitions that should not be read on for now."""
+        span = max(SPAN_RECORDS, SPAN_RECORDS_IN_ALL // max(1, len(self._partitions)))
+        return {
+            number
+            for number, partition in self._partitions.items()
+            if partition.waiting >= WAITING_RECORDS or len(partition.entries) >= span
+        }
+
+    def prefixes(self) -> dict[int, int]:
+        """By partition the offset behind all that is acknowledged, where anything was."""
+        return {
+            number: partition.next_offset
+            for number, partition in self._partitions.items()
+            if partition.next_offset is not None
+        }
+
+    def clear(self) -> None:
+        """Forgets everything: the partitions are somebody else's now. What is under way ends without effect here."""
+        self._epoch += 1
+        self._partitions.clear()
+        self._chains.clear()
+        self._ready.clear()
+        self._waiting_bytes = 0
+        self.changed.set()
