@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import structlog
 
 from models.deliveries import Delivery
-from models.enums import Channel, Outcome
+from models.enums import Channel, Outcome, Priority
 from models.errors import Refused
 from models.settings import Settings
-from streams.channels.health import Admission, Condition, Health, Offer, Snapshot
-from streams.metrics import ATTEMPTS, FAIL_OVERS, PROVIDER_SECONDS, PROVIDER_STATE
+from streams.channels.health import Admission, Offer
+from streams.channels.link import Link
+from streams.metrics import FAIL_OVERS
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach, UnsupportedFeature
 
 log = structlog.get_logger()
@@ -44,6 +45,8 @@ class Turn:
 
     provider: NotificationProvider
     calls: int
+    #: Of the lane whose turn it is.
+    priority: Priority
     #: Of a probe; other calls are admitted when they are made.
     admission: Admission | None = None
 
@@ -55,6 +58,10 @@ class Hold:
     until: float
     #: For people, as in `sendgrid: broken`.
     reason: str
+
+
+#: Asks the limits for one call to a provider, by its name.
+TakeToken = Callable[[str], Awaitable[bool]]
 
 
 class Chain:
@@ -76,7 +83,7 @@ class Chain:
         self._on_retry_after = on_retry_after
         self._timeout_seconds = settings.provider_timeout_seconds
         self._calls_in_flight = settings.calls_in_flight
-        self._links = [_Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
+        self._links = [Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
         self._changed = asyncio.Event()
 
     @property
@@ -88,20 +95,20 @@ class Chain:
         most = self._links[0].provider.most_calls
         return self._calls_in_flight if most is None else min(self._calls_in_flight, 4 * most)
 
-    def pick(self, wanted: int) -> Turn | Hold:
+    def pick(self, wanted: int, priority: Priority = Priority.NORMAL) -> Turn | Hold:
         """The first provider that takes calls now; a degraded one where there is no better."""
         now = self._clock()
-        last_resort: _Link | None = None
+        last_resort: Link | None = None
         for link in self._links:
             offer = link.health.offer(now)
             if offer is Offer.CALLS:
-                return Turn(link.provider, wanted)
+                return Turn(link.provider, wanted, priority)
             if offer is Offer.PROBE:
-                return Turn(link.provider, 1, link.health.admit(now))
+                return Turn(link.provider, 1, priority, link.health.admit(now))
             if offer is Offer.LAST_RESORT:
                 last_resort = last_resort or link
         if last_resort is not None:
-            return Turn(last_resort.provider, wanted)
+            return Turn(last_resort.provider, wanted, priority)
         soonest = min(self._links, key=lambda link: link.health.asks_again_at(now))
         return Hold(soonest.health.asks_again_at(now), f"{soonest.name}: {soonest.health.condition}")
 
@@ -121,71 +128,68 @@ class Chain:
         except TimeoutError:
             pass
 
-    async def call(self, turn: Turn, delivery: Delivery, *, seconds_left: float) -> DeliveryResult:
+    def hold(self, name: str, seconds: float) -> None:
+        """Another process was asked to wait by this provider: nobody calls it here either."""
+        for link in self._links:
+            if link.name == name:
+                with self._watching(link, is_news=False):
+                    link.health.throttle(self._clock(), seconds)
+
+    async def call(
+        self, turn: Turn, delivery: Delivery, *, seconds_left: float, take: TakeToken | None = None
+    ) -> DeliveryResult:
         """Makes the call, and the next provider's where the first certainly did not take the message. Never raises.
 
-        `seconds_left` is what remains of the claim's lease: no call is begun that it doesn't cover. The result is the
-        last provider's, except that one who could not be asked never hides an earlier failure that counts as a try.
-        `broken` means that no try is burnt: release the claim and hold; with a `retry_after`, while others of the chain
-        work but can't do what this delivery asks for: put it off for so long, and let the next ones pass.
+        `seconds_left` is what remains of the claim's lease: no call is begun that it doesn't cover. `take` asks the
+        limits for one call to another provider than the turn's. The result is the last provider's, except that one who
+        could not be asked never hides an earlier failure that counts as a try. `broken` means that no try is burnt:
+        release the claim and pick anew; with a `retry_after`, while others of the chain work but can't do what this
+        delivery asks for: put it off for so long, and let the next ones pass.
         """
-        starts_by = self._clock() + seconds_left - self._timeout_seconds
+        call = _Call(delivery, turn.priority, self._clock() + seconds_left - self._timeout_seconds, take)
         link = self._link_of(turn)
-        answer = await self._ask(link, delivery, turn.admission, starts_by)
-        told, tried = answer.result, [link]
-        while answer.may_go_on and (following := self._following(tried, answer.result, starts_by)) is not None:
+        told = answer = await self._ask(link, call, turn.admission)
+        while answer.may_go_on and (following := await self._following(call, answer.result)) is not None:
             link, admission = following
-            tried.append(link)
             self._tell_fail_over(delivery, answer.result, link)
-            answer = await self._ask(link, delivery, admission, starts_by)
+            answer = await self._ask(link, call, admission)
             told = _more_telling(told, answer)
-        return self._put_off(told, tried) if answer.is_unsupported and told is answer.result else told
+        return self._put_off(call, told.result) if told.is_unsupported else told.result
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Each provider by name: state, reason, detail, since and until (RFC 3339; by the wall clock of now)."""
         now = self._clock()
-        return {link.name: self._state(link.health, now) for link in self._links if not link.is_nobody}
+        wall = self._wall_clock()
+        return {link.name: link.state(now, wall) for link in self._links if not isinstance(link.provider, _NoProvider)}
 
-    async def _ask(self, link: _Link, delivery: Delivery, admission: Admission | None, starts_by: float) -> _Answer:
+    async def _ask(self, link: Link, call: _Call, admission: Admission | None) -> _Answer:
         """One provider. A probe that comes to no verdict, also by cancellation, is given back."""
+        call.tried.append(link)
         result: DeliveryResult | None = None
         try:
-            async with self._slot(link, starts_by):
+            async with link.slot(call.priority, within_seconds=call.starts_by - self._clock()):
                 now = self._clock()
-                if now > starts_by:
+                if now > call.starts_by:
                     return _not_called(link, OUT_OF_TIME)
                 if admission is None:
                     admission = link.health.admit(now)
                 if admission is None or (admission.probe is not None and not link.health.begin(admission, now)):
                     return _not_called(link, HELD)
-                answer = await self._called(link, delivery)
+                answer = await self._called(link, call.delivery)
                 result = answer.result
+                if answer.is_unsupported:
+                    call.unable.append(link)
                 return answer
         except TimeoutError:
             return _not_called(link, OUT_OF_TIME)
         finally:
             if admission is not None:
-                self._learn(link, admission, delivery, result)
+                self._learn(link, admission, call.delivery, result)
 
-    @asynccontextmanager
-    async def _slot(self, link: _Link, starts_by: float) -> AsyncIterator[None]:
-        """Waits for a free call of the provider's own; waiting is no part of the call's timeout."""
-        slots = link.provider.slots
-        if slots is None:
-            yield
-            return
-        async with asyncio.timeout(max(0.0, starts_by - self._clock())):
-            await slots.acquire()
-        try:
-            yield
-        finally:
-            slots.release()
-
-    async def _called(self, link: _Link, delivery: Delivery) -> _Answer:
+    async def _called(self, link: Link, delivery: Delivery) -> _Answer:
         started = time.perf_counter()
         answer = await self._answer(link.provider, delivery)
-        link.seconds.observe(time.perf_counter() - started)
-        link.attempts[answer.result.outcome].inc()
+        link.count(answer.result.outcome, time.perf_counter() - started)
         return answer
 
     async def _answer(self, provider: NotificationProvider, delivery: Delivery) -> _Answer:
@@ -206,30 +210,31 @@ class Chain:
             return _Answer(_failed(provider, Outcome.RETRY, reason, Reach.UNKNOWN))
         return _Answer(result, may_go_on=was_certainly_not_taken(result))
 
-    def _following(
-        self, tried: Sequence[_Link], result: DeliveryResult, starts_by: float
-    ) -> tuple[_Link, Admission] | None:
+    async def _following(self, call: _Call, result: DeliveryResult) -> tuple[Link, Admission] | None:
         """Who is tried next, while the lease covers it. A degraded one only for what could not be tried at all."""
-        now = self._clock()
-        if now > starts_by - _FAIL_OVER_MARGIN_SECONDS:
-            return None
+        latest = call.starts_by - _FAIL_OVER_MARGIN_SECONDS
         for link in self._links:
-            if link not in tried:
-                admission = link.health.admit(now, as_last_resort=result.outcome is not Outcome.RETRY)
-                if admission is not None:
-                    return link, admission
+            if link in call.tried or self._clock() > latest:
+                continue
+            admission = link.health.admit(self._clock(), as_last_resort=result.outcome is not Outcome.RETRY)
+            if admission is None:
+                continue
+            if call.take is None or await call.take(link.name):
+                return link, admission
+            with self._watching(link):
+                link.health.give_back(admission)
         return None
 
-    def _put_off(self, result: DeliveryResult, tried: Sequence[_Link]) -> DeliveryResult:
-        """Nobody asked so far can do it. Final only when nobody else is left: one that is held may be able to."""
+    def _put_off(self, call: _Call, result: DeliveryResult) -> DeliveryResult:
+        """Who was asked can't do it. Final only when nobody else is left: one that is held may be able to."""
         now = self._clock()
-        waits = [link.health.asks_again_at(now) - now for link in self._links if link not in tried]
+        waits = [link.health.asks_again_at(now) - now for link in self._links if link not in call.unable]
         if not waits:
             return result
         wait = timedelta(seconds=max(0.0, min(waits)))
         return replace(result, outcome=Outcome.BROKEN, retry_after=wait)
 
-    def _learn(self, link: _Link, admission: Admission, delivery: Delivery, result: DeliveryResult | None) -> None:
+    def _learn(self, link: Link, admission: Admission, delivery: Delivery, result: DeliveryResult | None) -> None:
         with self._watching(link):
             if result is None:
                 link.health.give_back(admission)
@@ -237,8 +242,8 @@ class Chain:
                 link.health.note(admission, delivery.delivery_id, result, self._clock())
 
     @contextmanager
-    def _watching(self, link: _Link) -> Iterator[None]:
-        """Around all that may change a state: whoever waits is woken, and people are told."""
+    def _watching(self, link: Link, *, is_news: bool = True) -> Iterator[None]:
+        """Around all that may change a state: whoever waits is woken, and people are told, and other processes."""
         before = link.health.snapshot()
         yield
         after = link.health.snapshot()
@@ -247,25 +252,12 @@ class Chain:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         now = self._clock()
-        self._tell_change(link, before, now)
-        if self._on_retry_after is not None and link.health.asked_to_wait and after.until > before.until:
+        link.tell_change(before, now)
+        is_asked = link.health.asked_to_wait and after.until > before.until
+        if self._on_retry_after is not None and is_news and is_asked:
             self._on_retry_after(link.name, after.until - now)
 
-    def _tell_change(self, link: _Link, before: Snapshot, now: float) -> None:
-        health = link.health
-        link.show()
-        facts = {"channel": self.channel, "provider": link.name, "detail": health.detail}
-        if health.condition is before.condition:
-            if health.until > before.until:
-                log.info("provider still held", state=health.condition, seconds=_rounded(health.until - now), **facts)
-        elif health.condition is Condition.CLOSED:
-            log.info("provider resumed", was=before.condition, **facts)
-        elif health.condition is Condition.DEGRADED:
-            log.warning("provider degraded", **facts)
-        else:
-            log.warning("provider held", reason=health.condition, seconds=_rounded(health.until - now), **facts)
-
-    def _tell_fail_over(self, delivery: Delivery, result: DeliveryResult, to: _Link) -> None:
+    def _tell_fail_over(self, delivery: Delivery, result: DeliveryResult, to: Link) -> None:
         FAIL_OVERS.labels(self.channel, result.provider, to.name).inc()
         log.info(
             "provider fail-over",
@@ -276,39 +268,22 @@ class Chain:
             reason=result.reason,
         )
 
-    def _state(self, health: Health, now: float) -> dict[str, Any]:
-        wall = self._wall_clock()
-        is_held = health.condition is not Condition.CLOSED
-        state = health.condition if not health.is_held else "half-open" if now >= health.until else "held"
-        return {
-            "state": str(state),
-            "reason": str(health.condition) if is_held else None,
-            "detail": health.detail,
-            "since": (wall + timedelta(seconds=health.since - now)).isoformat(),
-            "until": (wall + timedelta(seconds=health.until - now)).isoformat() if is_held else None,
-        }
-
-    def _link_of(self, turn: Turn) -> _Link:
+    def _link_of(self, turn: Turn) -> Link:
         return next(link for link in self._links if link.provider is turn.provider)
 
 
-class _Link:
-    """A provider with its health and what is counted of it."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One delivery on its way along the chain."""
 
-    def __init__(self, channel: Channel, provider: NotificationProvider, now: float) -> None:
-        self.provider = provider
-        self.name = provider.name
-        self.health = Health(now)
-        self.is_nobody = isinstance(provider, _NoProvider)
-        self.seconds = PROVIDER_SECONDS.labels(channel, self.name)
-        self.attempts = {outcome: ATTEMPTS.labels(channel, self.name, outcome) for outcome in Outcome}
-        self._gauges = {state: PROVIDER_STATE.labels(channel, self.name, state) for state in Condition}
-        self.show()
-
-    def show(self) -> None:
-        """Sets the gauges."""
-        for state, gauge in self._gauges.items():
-            gauge.set(state is self.health.condition)
+    delivery: Delivery
+    priority: Priority
+    #: A call that begins later may outlive the claim's lease.
+    starts_by: float
+    take: TakeToken | None
+    tried: list[Link] = field(default_factory=list)
+    #: Those of them that lack what the delivery asks for.
+    unable: list[Link] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,19 +312,15 @@ def was_certainly_not_taken(result: DeliveryResult) -> bool:
     return result.outcome is Outcome.RETRY and result.reach in (Reach.ANSWERED, Reach.AWAY)
 
 
-def _more_telling(told: DeliveryResult, answer: _Answer) -> DeliveryResult:
-    """The result that counts: a failed try stands when the next one could not take part."""
+def _more_telling(told: _Answer, answer: _Answer) -> _Answer:
+    """The answer that counts: a failed try stands when the next one could not take part."""
     took_no_part = answer.is_unsupported or answer.result.outcome is Outcome.BROKEN
-    return told if told.outcome is Outcome.RETRY and took_no_part else answer.result
+    return told if told.result.outcome is Outcome.RETRY and took_no_part else answer
 
 
-def _not_called(link: _Link, reason: str) -> _Answer:
+def _not_called(link: Link, reason: str) -> _Answer:
     return _Answer(_failed(link.provider, Outcome.BROKEN, reason, Reach.NOT_ASKED), may_go_on=True)
 
 
 def _failed(provider: NotificationProvider, outcome: Outcome, reason: str, reach: Reach) -> DeliveryResult:
     return DeliveryResult(outcome=outcome, provider=provider.name, reason=reason, reach=reach)
-
-
-def _rounded(seconds: float) -> float:
-    return round(max(0.0, seconds), 1)

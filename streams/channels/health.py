@@ -132,6 +132,12 @@ class Health:
         """Whether only a probe may call it, if anybody."""
         return self.condition not in (Condition.CLOSED, Condition.DEGRADED)
 
+    def phase(self, now: float) -> str:
+        """The state of the circuit in a word: `closed`, `degraded`, `held`, `half-open`."""
+        if not self.is_held:
+            return str(self.condition)
+        return "half-open" if now >= self.until else "held"
+
     def snapshot(self) -> Snapshot:
         """Compared before and after a step, it tells whether anything changed."""
         return Snapshot(self.condition, self.until, self._probe is not None)
@@ -178,11 +184,20 @@ class Health:
         if result.reach is Reach.NOT_ASKED:
             return
         if result.retry_after is not None and result.retry_after.total_seconds() > 0:
-            self._throttle(now + result.retry_after.total_seconds(), result.reason, now)
+            self.throttle(now, result.retry_after.total_seconds(), result.reason)
         elif is_probe:
             self._judge_probe(result, now)
         elif admission.epoch == self._epoch and admission.probe is None:
             self._judge(delivery_id, result, now)
+
+    def throttle(self, now: float, seconds: float, detail: str | None = None) -> None:
+        """The provider asked to wait. It never shortens what is asked already."""
+        until = now + seconds
+        if self.is_held and until <= self.until:
+            return
+        held_for_worse = self.condition is Condition.BROKEN
+        self._change(Condition.BROKEN if held_for_worse else Condition.THROTTLED, detail or self.detail, now)
+        self.until, self.asked_to_wait = until, True
 
     def _is_probing(self, now: float) -> bool:
         return self._probe is not None and now < self._probe_ends
@@ -212,14 +227,6 @@ class Health:
                 self._close(now)
         elif kind is not _Kind.GOOD and self._recent.is_mostly(_Kind.FAILED, _Kind.AWAY):
             self._enter(Condition.DEGRADED, result.reason, now)
-
-    def _throttle(self, until: float, detail: str | None, now: float) -> None:
-        """The provider asked to wait. It never shortens what is asked already."""
-        if self.is_held and until <= self.until:
-            return
-        held_for_worse = self.condition is Condition.BROKEN
-        self._change(Condition.BROKEN if held_for_worse else Condition.THROTTLED, self.detail or detail, now)
-        self.until, self.asked_to_wait = until, True
 
     def _enter(self, condition: Condition, detail: str | None, now: float) -> None:
         """Trouble, or a probe that met the same again."""

@@ -7,7 +7,6 @@ own retry. `reason` and `detail` are words from the vendor's vocabulary: no addr
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
@@ -70,10 +69,8 @@ class NotificationProvider(ABC):
     name: ClassVar[str]
     channel: ClassVar[Channel]
 
-    #: A bound of the provider's own on calls at once, over all lanes of the process. Lanes wait for it outside the
+    #: How many calls the provider takes at once, over all lanes of the process. Lanes wait for a free one outside the
     #: call's timeout, so that waiting is never taken for a slow provider.
-    slots: asyncio.Semaphore | None = None
-    #: How many `slots` there are.
     most_calls: int | None = None
 
     async def open(self) -> None:  # noqa: B027  most providers connect on first use

@@ -117,7 +117,6 @@ class SmtpProvider(NotificationProvider):
         self._timeout = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
         self._clock = clock
         self.most_calls = settings.smtp_connections
-        self.slots = asyncio.Semaphore(settings.smtp_connections)
         self._connections = SmtpConnections(settings, tls_context=tls_context)
 
     async def close(self) -> None:
