@@ -17,14 +17,23 @@ from cli.servers import kafka_admin, kafka_reader, partitions
 from models.addresses import masked
 from models.ids import rfc3339
 from models.settings import Settings
-from streams.dead_letters import HEADERS
+from streams.letter_headers import HEADERS, REPLAY_GENERATION, REPLAY_OF, TRUNCATED
 from streams.records import Incoming, headers_from
 from streams.topics import DEAD_LETTERS
 
 _ID = re.compile(r"^(\d{1,9})-(\d{1,18})$", re.ASCII)
 _READ_SECONDS = 15.0
 #: Headers whose values the service knows to be harmless. Others may hold anything, so they count as content.
-_HARMLESS = HEADERS | {"content-type", "traceparent", "due-at", "return-topic", "client-id", "truncated"}
+_HARMLESS = HEADERS | {
+    "content-type",
+    "traceparent",
+    "due-at",
+    "return-topic",
+    "client-id",
+    TRUNCATED,
+    REPLAY_GENERATION,
+    REPLAY_OF,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,24 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from models.enums import Channel, Stage
 from models.ids import rfc3339
 from models.repositories import dead_letters as index
+from streams.domain.replays import generation_of
+from streams.letter_headers import HEADERS
 from streams.records import Incoming, Outgoing
 from streams.topics import DEAD_LETTERS
 
-#: Headers of ours; a record that was dead before does not carry its old ones along.
-HEADERS = frozenset(
-    (
-        "error-class",
-        "error-reason",
-        "stage",
-        "source-topic",
-        "source-partition",
-        "source-offset",
-        "attempts",
-        "failed-at",
-        "notification-id",
-        "channel",
-    )
-)
 _LONGEST_REASON = 500
 
 
@@ -83,6 +70,7 @@ class Burial:
             channel=self.channel,
             attempts=self.attempts,
             failed_at=self.failed_at,
+            generation=generation_of(self.record),
         )
 
 

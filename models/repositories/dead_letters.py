@@ -28,6 +28,8 @@ class DeadLetter:
     channel: str | None
     attempts: int
     failed_at: datetime
+    #: How often what failed had been replayed before.
+    generation: int = 0
 
 
 _COLUMNS = {
@@ -42,6 +44,7 @@ _COLUMNS = {
     "channel": "text",
     "attempts": "integer",
     "failed_at": "timestamptz",
+    "generation": "smallint",
 }
 _NAMES = ", ".join(_COLUMNS)
 

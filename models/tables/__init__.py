@@ -1,7 +1,9 @@
 """All tables. Importing this package fills the metadata that migrations compare with."""
 
+from models.tables.audit_log import AuditEntry
 from models.tables.categories import NotificationCategory
 from models.tables.contacts import Contact, Device
+from models.tables.dead_letter_replays import DeadLetterReplay
 from models.tables.deliveries import NotificationDelivery
 from models.tables.delivery_failures import DeliveryFailure
 from models.tables.delivery_logs import DeliveryLog
@@ -15,7 +17,9 @@ from models.tables.templates import NotificationTemplate
 from models.tables.unsubscribes import Unsubscribe
 
 __all__ = [
+    "AuditEntry",
     "Contact",
+    "DeadLetterReplay",
     "DeliveryFailure",
     "DeliveryLog",
     "Device",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, UniqueConstraint
+from sqlalchemy import BigInteger, Computed, Index, SmallInteger, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Table
@@ -19,6 +19,7 @@ class DeliveryFailure(Table):
         UniqueConstraint("source_topic", "source_partition", "source_offset"),
         Index(None, "failed_at", "id"),
         Index(None, "notification_id"),
+        Index(None, "dlq_partition", "dlq_offset"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -32,3 +33,14 @@ class DeliveryFailure(Table):
     channel: Mapped[str | None]
     attempts: Mapped[int]
     failed_at: Mapped[datetime]
+    #: How often what failed had been replayed before.
+    generation: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
+    #: By the database's clock: a replay takes no letter that came after it was asked for.
+    indexed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    #: A letter is replayed once: by that replay, when Kafka had its record.
+    replayed_at: Mapped[datetime | None]
+    replay_id: Mapped[UUID | None]
+    #: Why it can't be replayed, once that was found out.
+    unreplayable: Mapped[str | None]
+    dlq_partition: Mapped[int] = mapped_column(Computed("split_part(id, '-', 1)::integer", persisted=True))
+    dlq_offset: Mapped[int] = mapped_column(BigInteger, Computed("split_part(id, '-', 2)::bigint", persisted=True))
