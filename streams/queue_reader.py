@@ -14,7 +14,7 @@ from datetime import datetime
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError, GroupIdNotFound, KafkaError, for_code
+from aiokafka.errors import GroupCoordinatorNotAvailableError, GroupIdNotFound, KafkaError, NoError, for_code
 
 from models.settings import Settings
 from streams.kafka import client_options
@@ -152,29 +152,38 @@ class QueueReader:
         self, admin: AIOKafkaAdminClient, group: str, places: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
         """The group's offsets; -1 where it has committed nothing."""
-        found = await admin.list_consumer_group_offsets(
-            group, group_coordinator_id=await self._coordinator(admin, group), partitions=list(places)
-        )
-        if len(found) < len(places):  # An error as a whole, as of a coordinator that moved, comes as an empty answer.
-            raise KafkaError(f"the offsets of {group} are not to be had")
-        return {place: committed.offset for place, committed in found.items()}
+        while True:
+            coordinator = await self._coordinator(admin, group)
+            found = await admin.list_consumer_group_offsets(group, coordinator, list(places))
+            if len(found) == len(places):
+                return {place: committed.offset for place, committed in found.items()}
+            # An error as a whole, as of a coordinator that moved or still loads, comes as an answer without partitions.
+            await self._pause(group)
 
     async def _members(self, admin: AIOKafkaAdminClient, group: str) -> int:
         """One group a request: the client reads the answer about several wrongly (it takes a v3 answer for a v2)."""
-        coordinator = await self._coordinator(admin, group)
-        [response] = await admin.describe_consumer_groups([group], group_coordinator_id=coordinator)
-        [described] = response.to_object()["groups"]
-        error = for_code(described["error_code"])
-        if described["error_code"] and error is not GroupIdNotFound:
-            raise error(group)
-        return len(described["members"])
+        while True:
+            coordinator = await self._coordinator(admin, group)
+            [response] = await admin.describe_consumer_groups([group], coordinator)
+            [described] = response.to_object()["groups"]
+            if described["error_code"] in (NoError.errno, GroupIdNotFound.errno):
+                return len(described["members"])
+            error = for_code(described["error_code"])
+            if not error.retriable:
+                raise error(group)
+            await self._pause(group)
+
+    async def _pause(self, group: str) -> None:
+        """Before the same question is asked again, of a coordinator that is looked for again."""
+        self._coordinators.pop(group, None)
+        await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _coordinator(self, admin: AIOKafkaAdminClient, group: str) -> int:
         while group not in self._coordinators:
             try:
                 self._coordinators[group] = await admin.find_coordinator(group)
             except GroupCoordinatorNotAvailableError:  # The first question makes the broker set up its groups.
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await self._pause(group)
         return self._coordinators[group]
 
 

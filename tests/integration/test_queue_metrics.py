@@ -142,7 +142,7 @@ async def test_members_are_those_of_the_group(queues: Service, reader: QueueRead
 
 async def test_a_broker_that_is_away_is_an_error_and_no_empty_queue(queues: Service) -> None:
     away = queues.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
-    with pytest.raises(Exception) as refused:  # noqa: PT011  which one is the client's affair
+    with pytest.raises(Exception) as refused:
         await QueueReader(away).read(within_seconds=3)
     assert is_passing(refused.value)
 
