@@ -28,6 +28,7 @@ from streams.lanes import Lane, build_app
 from streams.providers.base import NotificationProvider
 from streams.queue_reader import QueueReader
 from streams.queue_sampler import QueueSampler
+from streams.replay import ReplayRoom
 from streams.sliding import Sliding
 from streams.topics import CONTACTS, TIERS, request_topic, send_topic
 from streams.waiting_room import outbox_room, schedule_room
@@ -64,6 +65,7 @@ def part_names() -> list[str]:
         "outbox",
         "schedules",
         "queue-metrics",
+        "replays",
     ]
 
 
@@ -98,6 +100,8 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
         rooms.append(schedule_room(parts.engine, parts.publisher))
     if "queue-metrics" in names:
         rooms.append(QueueSampler(engine=parts.engine, reader=QueueReader(parts.settings)))
+    if "replays" in names:
+        rooms.append(ReplayRoom(engine=parts.engine, publisher=parts.publisher, settings=parts.settings))
     return [*apps, *tiers, *rooms]
 
 
