@@ -19,7 +19,7 @@ from streams.agents.requests import RequestStage
 from streams.agents.sending import Sender
 from streams.batches import Batches
 from streams.channels.chain import Chain
-from streams.channels.pace import Paces, Unpaced
+from streams.channels.pace import Paces, Unpaced, told_to
 from streams.delay_line import DelayLine
 from streams.directory import Directory
 from streams.domain.templates import Renderer
@@ -140,7 +140,7 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
 
 def _channel_lanes(parts: Parts, channel: Channel) -> Iterator[Lane]:
     """The lanes of a channel share its providers' health."""
-    chain = Chain(channel, parts.providers[channel], parts.settings)
+    chain = Chain(channel, parts.providers[channel], parts.settings, on_retry_after=told_to(parts.limits))
     is_used = bool(parts.providers[channel])
     for priority in Priority:
         topic = send_topic(channel, priority)

@@ -12,9 +12,13 @@ from typing import Any
 from streams.lanes import LaneApp
 from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
 from streams.records import Incoming, from_message
+from streams.watchdog import progress_of
 
 #: A batch of no more records than this says that the lane is quiet.
 _TINY_BATCH = 16
+#: How long a rebalance, or the end of the process, waits for the batches in hand.
+_QUIESCE_SECONDS = 13.0
+_LOOK_SECONDS = 0.02
 
 #: The second part of a batch's work.
 Finish = Callable[[], Awaitable[None]]
@@ -74,6 +78,9 @@ class Batches:
         self._patience_seconds = patience_seconds
         self._backlog = Backlog(room=2 * batch_records)
         self._age = QUEUE_AGE.labels(lane)
+        self._in_hand = 0
+        self._progress = progress_of(lane)
+        self._progress.watch(lambda: self._in_hand > 0)
 
     def start(self, app: LaneApp) -> None:
         """Begins to work."""
@@ -81,11 +88,19 @@ class Batches:
 
     async def feed(self, events: Sequence[Any]) -> None:
         """Takes records in, once there is room."""
+        self._in_hand += len(events)
         await self._backlog.put(events)
 
     async def quiesce(self, app: LaneApp) -> None:
-        """Finishes all that was taken in: two batches at most."""
-        await app.consumer.wait_empty()
+        """Finishes all that was taken in: two batches at most.
+
+        What a server that is away holds up longer is let go of: the others of the group wait for this member. It is
+        read again, and acknowledged only when it is done.
+        """
+        deadline = time.monotonic() + _QUIESCE_SECONDS
+        while self._in_hand and not app.crashed and time.monotonic() < deadline:  # noqa: ASYNC110  one is Faust's
+            await asyncio.sleep(_LOOK_SECONDS)
+        await app.consumer.commit()
 
     async def _work(self, app: LaneApp) -> None:
         finishing: asyncio.Future[None] | None = None
@@ -99,6 +114,7 @@ class Batches:
             finishing = app.add_future(self._finish(finish, events))
 
     async def _begin(self, records: Sequence[Incoming]) -> Finish:
+        self._progress.beat()
         now_ms = time.time() * 1000
         for record in records:
             self._age.observe(max(0.0, now_ms - record.timestamp_ms) / 1000)
@@ -114,3 +130,5 @@ class Batches:
             event.ack()
         BATCH_SECONDS.labels(self._lane, "finish").observe(time.perf_counter() - started)
         RECORDS.labels(self._lane).inc(len(events))
+        self._in_hand -= len(events)
+        self._progress.beat()

@@ -91,6 +91,8 @@ class LaneApp(faust.App):  # type: ignore[misc]
     """
 
     work: Work
+    #: Records of this generation of the group belong to somebody else by now.
+    gone_generation: int | None = None
 
     def _create_directories(self) -> None:
         """Faust would make a folder for each app where the process was started; lanes keep no tables."""
@@ -101,6 +103,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
         return transport
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
+        self.gone_generation = self.consumer_generation_id
         await self.work.quiesce(self)
 
     async def commit(self, topic: str, offsets: dict[int, int]) -> None:
@@ -147,7 +150,7 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         """Only collects: Faust's own work on the next records goes on while these wait for servers."""
         app.work.start(app)
         async for events in stream.noack_take(lane.feed_records, within=lane.linger_seconds):
-            await app.work.feed(events)
+            await app.work.feed([event for event in events if event.message.generation_id != app.gone_generation])
 
     return app
 

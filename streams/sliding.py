@@ -34,8 +34,6 @@ class Sliding:
         self._topic = topic
         self._consumer: Any = None
         self._paused: set[int] = set()
-        #: Records of this generation of the group belong to somebody else by now.
-        self._gone_generation: int | None = None
 
     def start(self, app: LaneApp) -> None:
         """Begins the worker's loops."""
@@ -43,12 +41,12 @@ class Sliding:
         self._worker.start(app.add_future, self._acknowledge)
 
     async def feed(self, events: Sequence[Any]) -> None:
-        """Takes records in, unless their partitions went meanwhile."""
+        """Takes records in."""
         window = self._worker.window
         while not window.has_room:
             window.changed.clear()
             await window.changed.wait()
-        window.add(event.message for event in events if event.message.generation_id != self._gone_generation)
+        window.add(event.message for event in events)
         self._pause()
 
     async def quiesce(self, app: LaneApp) -> None:
@@ -56,7 +54,6 @@ class Sliding:
 
         Faust has dropped its own record of what was acknowledged by then.
         """
-        self._gone_generation = app.consumer_generation_id
         prefixes = await self._worker.quiesce(is_ending=app.should_stop)
         self._paused.clear()
         await app.commit(self._topic, prefixes)

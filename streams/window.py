@@ -60,10 +60,11 @@ class Window:
         self._chains: dict[object, deque[Entry]] = {}
         self._ready: deque[Entry] = deque()
         self._waiting_bytes = 0
+        self._records = 0
 
     def __len__(self) -> int:
         """Records that are not acknowledged yet."""
-        return sum(len(partition.entries) for partition in self._partitions.values())
+        return self._records
 
     @property
     def ready(self) -> int:
@@ -82,6 +83,7 @@ class Window:
             partition = self._partitions.setdefault(message.partition, _Partition())
             partition.entries.append(entry)
             partition.waiting += 1
+            self._records += 1
             self._waiting_bytes += entry.size_bytes
             chain = self._chains.get(entry.key)
             if chain is None:
@@ -134,6 +136,7 @@ class Window:
                 message = partition.entries.popleft().message
                 partition.next_offset = message.offset + 1
                 acknowledged.append(message)
+        self._records -= len(acknowledged)
         self.changed.set()
         return acknowledged
 
@@ -161,4 +164,5 @@ class Window:
         self._chains.clear()
         self._ready.clear()
         self._waiting_bytes = 0
+        self._records = 0
         self.changed.set()

@@ -17,10 +17,12 @@ from models.settings import Settings
 from streams.app import Parts, build_services, chosen_names
 from streams.bootstrap import cluster_id
 from streams.errors import persistently
-from streams.lag import watch_lag
+from streams.lane_watch import watch_lanes
 from streams.producer import Publisher
 from streams.providers.registry import build_chain
+from streams.rate_limits import open_rate_limits
 from streams.realtime import RedisAnnouncer, StoredInbox, connect_redis
+from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -31,12 +33,14 @@ _CLOSE_SECONDS = 4.0
 
 
 async def run(settings: Settings, only: Sequence[str] = ()) -> None:
-    """Runs lanes until SIGTERM or SIGINT. Ends the process with 1 when a lane crashed: a supervisor starts it again.
+    """Runs lanes until SIGTERM or SIGINT. Ends the process with 1 when a lane crashed, with STUCK_EXIT_CODE when one
+    hangs: a supervisor starts it again.
 
     Raises:
         Refused: when `only` or a provider's setting is wrong.
     """
     names = chosen_names(only)
+    Watchdog().start()
     told = asyncio.create_task(_on_signal().wait())
     started = asyncio.Event()
     running = asyncio.create_task(_run(settings, names, told, started))
@@ -55,12 +59,12 @@ async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], st
         started.set()
         await asyncio.gather(*(service.start() for service in services))
         log.info("worker ready", lanes=len(services))
-        lag = asyncio.create_task(watch_lag(services))
+        watch = asyncio.create_task(watch_lanes(services, settings))
         ended = [asyncio.create_task(service.wait_until_stopped()) for service in services]
         await asyncio.wait([told, *ended], return_when=asyncio.FIRST_COMPLETED)
         crashed = [service for service in services if service.crashed]
         log.info("worker stopping", crashed=[service.label for service in crashed])
-        for task in (lag, *ended):
+        for task in (watch, *ended):
             task.cancel()
         # One that crashed would wait for records that it will never acknowledge.
         await stop_all([service for service in services if not service.crashed])
@@ -87,7 +91,15 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(publisher.stop)
         await publisher.connected()
         cluster = await persistently(lambda: cluster_id(settings), lane="worker")
-        yield Parts(settings=settings, engine=engine, publisher=publisher, providers=chains, cluster_id=cluster)
+        limits = await stack.enter_async_context(open_rate_limits(settings, engine))
+        yield Parts(
+            settings=settings,
+            engine=engine,
+            publisher=publisher,
+            providers=chains,
+            cluster_id=cluster,
+            limits=limits,
+        )
 
 
 async def stop_all(services: Sequence[Service]) -> None:

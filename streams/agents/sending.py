@@ -25,6 +25,7 @@ from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
 from streams.records import from_message
 from streams.topics import send_topic
 from streams.turns import in_turns
+from streams.watchdog import progress_of
 from streams.window import Entry, Window
 
 log = structlog.get_logger()
@@ -94,6 +95,8 @@ class Sender:
         self._failure: BaseException | None = None
         self._acknowledge: Callable[[Sequence[Any]], None] = lambda messages: None
         self._age = QUEUE_AGE.labels(self._lane)
+        self._progress = progress_of(self._lane)
+        self._progress.watch(lambda: len(self.window) > 0)
 
     def start(
         self, run: Callable[[Coroutine[Any, Any, None]], object], acknowledge: Callable[[Sequence[Any]], None]
@@ -123,14 +126,17 @@ class Sender:
         """One claim's worth of calls; returns how many records it took."""
         turn = self._chain.pick(max(1, self._room))
         if isinstance(turn, Hold):
-            await self._chain.wait(turn.until)
+            with self._progress.holding(turn.reason):
+                await self._chain.wait(turn.until)
             return 0
         grant = await self._limits.take(self._channel, turn.provider.name, self._priority, turn.calls)
         entries = self.window.take(grant.granted) if not self._is_quiet else []
         called = await self._claim(turn, entries) if entries else 0
         await self._give_back(turn, grant.granted, called)
+        self._progress.beat()
         if not grant.granted:
-            await self._until(lambda: False, seconds=grant.wait_seconds)
+            with self._progress.holding("pace"):
+                await asyncio.sleep(grant.wait_seconds)
         return len(entries)
 
     async def _give_back(self, turn: Turn, granted: int, called: int) -> None:
@@ -240,6 +246,7 @@ class Sender:
         started = time.monotonic()
         await self._stage.tell(results)
         self._acknowledge(self.window.finish(entries))
+        self._progress.beat()
         BATCH_SECONDS.labels(self._lane, "tell").observe(time.monotonic() - started)
         RECORDS.labels(self._lane).inc(len(entries))
 

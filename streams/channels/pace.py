@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
 
 from models.enums import Channel, Priority
-
-
-class Grant(NamedTuple):
-    """So many calls may be made now; whoever wanted more asks again after `wait_seconds`."""
-
-    granted: int
-    wait_seconds: float = 0.0
+from streams.rate_limits import Grant
 
 
 class Paces(Protocol):
@@ -32,10 +28,22 @@ class Unpaced:
 
     async def take(self, channel: Channel, provider: str, priority: Priority, wanted: int) -> Grant:
         """All of it."""
-        return Grant(wanted)
+        return Grant(wanted, 0.0)
 
     async def give_back(self, channel: Channel, provider: str, count: int) -> None:
         """Nothing was taken."""
 
     async def hold(self, provider: str, seconds: float) -> None:
         """This process's own chain holds."""
+
+
+def told_to(limits: Paces) -> Callable[[str, float], None]:
+    """Tells the limits of a provider that asked to wait, beside whatever else is going on."""
+    telling: set[asyncio.Task[None]] = set()
+
+    def tell(provider: str, seconds: float) -> None:
+        task = asyncio.create_task(limits.hold(provider, seconds))
+        telling.add(task)
+        task.add_done_callback(telling.discard)
+
+    return tell
