@@ -65,7 +65,7 @@ end
 for key, bucket in pairs(known) do
   if bucket.interval then
     -- Gone when it is full; a second longer, for clocks.
-    local ttl = math.ceil(math.max(0, bucket.full - now) / 1000) + 1000
+    local ttl = math.min(1e15, math.ceil(math.max(0, bucket.full - now) / 1000) + 1000)
     redis.call('SET', key, string.format('%.17g %.0f', bucket.full, now), 'PX', ttl)
   end
 end

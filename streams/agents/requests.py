@@ -8,10 +8,11 @@ exists is no reason to skip the produce; `queued` or beyond is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from uuid import UUID
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -31,17 +32,43 @@ from streams.dead_letters import Burial, unburied
 from streams.delays import FAR, delayed
 from streams.directory import Directory
 from streams.domain import attempts
+from streams.domain.limits import FURTHEST_SECONDS, slot_ends_at
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
 from streams.errors import halved, is_refusal, persistently
 from streams.intake import Publishes, new_notification, scheduled
 from streams.metrics import DEAD, REQUESTS
+from streams.rate_limits import Reservation
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.topics import FAILED, STATUS, request_topic, send_topic
 from streams.turns import in_turns
 
 #: The id of a postponed request that brought none, for its way back.
 KNOWN_AS = "notification-id"
+#: When the slot is that a throttled request has reserved, for its way back: it is not limited again.
+SLOT_AT = "slot-at"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class Reserves(Protocol):
+    """The part of the limits that the request lanes need."""
+
+    def is_limited(self, category: str) -> bool:
+        """Whether people may get only so much of a category."""
+
+    async def reserve(self, asked: Sequence[Reservation]) -> list[float]:
+        """The seconds until each one's slot; 0 where it may go now."""
+
+
+class Unlimited:
+    """No limits at all."""
+
+    def is_limited(self, category: str) -> bool:
+        """Never."""
+        return False
+
+    async def reserve(self, asked: Sequence[Reservation]) -> list[float]:
+        """Now."""
+        return [0.0] * len(asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +80,8 @@ class Asked:
     notification_id: UUID
     client: str
     fingerprint: bytes
+    #: The slot that it reserved when it was throttled.
+    slot_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +120,7 @@ class RequestStage:
         directory: Directory,
         settings: Settings,
         cluster_id: str,
+        limits: Reserves | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
@@ -99,6 +129,7 @@ class RequestStage:
         self._directory = directory
         self._default_locale = settings.default_locale
         self._cluster_id = cluster_id
+        self._limits = limits or Unlimited()
         self._clock = clock
 
     async def __call__(self, priority: Priority, records: Sequence[Incoming]) -> None:
@@ -150,7 +181,10 @@ class RequestStage:
             return Prepared(results, await self._store(connection, results))
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
-        """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one."""
+        """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one.
+
+        Of repeats in one batch the one that comes back to its slot stays: the others have nothing left to do.
+        """
         asked: dict[tuple[UUID, bytes], Asked] = {}
         async for record in in_turns(records):
             try:
@@ -158,7 +192,9 @@ class RequestStage:
             except Refused as error:
                 results.bury(self._poison(record, "invalid_request", error))
                 continue
-            asked.setdefault((one.notification_id, one.fingerprint), one)
+            key = (one.notification_id, one.fingerprint)
+            if key not in asked or (one.slot_at is not None and asked[key].slot_at is None):
+                asked[key] = one
         return list(asked.values())
 
     def _ask(self, record: Incoming) -> Asked:
@@ -168,7 +204,8 @@ class RequestStage:
             raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes")
         request = parse(NotificationRequest, record.value)
         client = (record.header("client-id") or "kafka").replace("\x00", "")[:255]
-        return Asked(record, request, self._id(record, request, client), client, request.fingerprint())
+        slot_at = _time(record.header(SLOT_AT))
+        return Asked(record, request, self._id(record, request, client), client, request.fingerprint(), slot_at)
 
     def _id(self, record: Incoming, request: NotificationRequest, client: str) -> UUID:
         if request.id is not None:
@@ -190,7 +227,12 @@ class RequestStage:
         async with self._engine.begin() as connection:
             known = await notifications.accept(connection, list(rows.values()))
             ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], results)]
-            around = await self._surroundings(connection, ready) if ready else []
+            limited = [one for one in ready if self._is_limited(one, known[one.notification_id])]
+            around = await self._surroundings(connection, ready) if ready and not limited else []
+        if limited:  # Redis is asked while no transaction is open
+            ready = await self._within_limits(priority, ready, limited, known, results)
+            async with self._engine.connect() as connection:
+                around = await self._surroundings(connection, ready) if ready else []
         async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
 
@@ -199,7 +241,10 @@ class RequestStage:
         if state.fingerprint is not None and state.fingerprint != one.fingerprint:
             results.bury(self._conflict(one))
             return False
-        if state.is_handed_on:
+        # Who may write to the request topics can forge the header of a slot, and gains little: it counts only for what
+        # waits already, and only for the same request to the letter. A repeat without it waits with the first one.
+        comes_back = state.status is Status.THROTTLED and one.slot_at is not None
+        if state.is_handed_on and not comes_back:
             REQUESTS.labels(priority, "repeat").inc()
             return False
         if state.status is Status.ACCEPTED:
@@ -213,7 +258,46 @@ class RequestStage:
             self._postpone(priority, one, state, one.request.send_at, results)
             REQUESTS.labels(priority, "scheduled").inc()
             return False
+        if comes_back and one.slot_at is not None and one.slot_at > now:  # by a clock that is ahead of ours
+            self._wait_for_slot(priority, one, state, one.slot_at, results)
+            return False
         return True
+
+    def _is_limited(self, one: Asked, state: Known) -> bool:
+        return state.status is not Status.THROTTLED and self._limits.is_limited(one.request.category)
+
+    async def _within_limits(
+        self,
+        priority: Priority,
+        ready: Sequence[Asked],
+        limited: Sequence[Asked],
+        known: Mapping[UUID, Known],
+        results: Results,
+    ) -> list[Asked]:
+        """Reserves a slot for each request under a limit; returns those that need not wait."""
+        waits = await self._limits.reserve(
+            [Reservation(one.notification_id, one.request.user_id, one.request.category) for one in limited]
+        )
+        now = self._clock()
+        waiting = {one.notification_id: wait for one, wait in zip(limited, waits, strict=True) if wait > 0}
+        for one in limited:
+            if one.notification_id in waiting:
+                wait_seconds = min(waiting[one.notification_id], FURTHEST_SECONDS)
+                slot_at = now + timedelta(seconds=wait_seconds)
+                self._throttle(priority, one, known[one.notification_id], slot_at, results)
+        return [one for one in ready if one.notification_id not in waiting]
+
+    def _wait_for_slot(self, priority: Priority, one: Asked, state: Known, until: datetime, results: Results) -> None:
+        mark = (SLOT_AT, until.isoformat().encode())
+        # Not the notification's id: a schedule for its `send_at` may be there still, about to be deleted.
+        known_as = uuid5(one.notification_id, f"{Status.THROTTLED}/{state.generation}")
+        self._delay(priority, one, until, results, mark, known_as=known_as)
+
+    def _throttle(self, priority: Priority, one: Asked, state: Known, slot_at: datetime, results: Results) -> None:
+        """Sends it to its slot, once; one that ends before is told so then."""
+        self._wait_for_slot(priority, one, state, slot_ends_at(slot_at, one.request.expires_at), results)
+        self._end(one, state, Status.THROTTLED, results)
+        REQUESTS.labels(priority, "throttled").inc()
 
     async def _surroundings(self, connection: AsyncConnection, asked: Sequence[Asked]) -> list[Surroundings]:
         people = await audience.people(connection, {one.request.user_id for one in asked})
@@ -271,6 +355,20 @@ class RequestStage:
         results.records.append(Outgoing(STATUS, key, told.value()))
 
     def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
+        self._delay(priority, one, send_at, results, known_as=one.notification_id)
+        if state.status is Status.ACCEPTED:
+            self._end(one, state, Status.SCHEDULED, results)
+
+    def _delay(
+        self,
+        priority: Priority,
+        one: Asked,
+        due_at: datetime,
+        results: Results,
+        *marks: tuple[str, bytes],
+        known_as: UUID,
+    ) -> None:
+        """Brings the request back to its lane when it is due. `known_as` is its id among the schedules."""
         now = self._clock()
         again = Outgoing(
             request_topic(priority),
@@ -280,15 +378,14 @@ class RequestStage:
                 CONTENT_TYPE,
                 ("client-id", one.client.encode()),
                 (KNOWN_AS, str(one.notification_id).encode()),
+                *marks,
                 *one.record.carried(),
             ),
         )
-        if send_at - now > FAR:
-            results.scheduled.append(scheduled(again, one.notification_id, send_at))
+        if due_at - now > FAR:
+            results.scheduled.append(scheduled(again, known_as, due_at))
         else:
-            results.records.append(delayed(again, send_at, now=now))
-        if state.status is Status.ACCEPTED:
-            self._end(one, state, Status.SCHEDULED, results)
+            results.records.append(delayed(again, due_at, now=now))
 
     def _end(self, one: Asked, state: Known, status: Status, results: Results, *, reason: str | None = None) -> None:
         """A status of the notification's own, which no delivery tells."""
@@ -383,3 +480,12 @@ class RequestStage:
 
 def _changes(results: Results) -> list[Change]:
     return [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time that stands in a header; None for what is none, or has no offset, or no calendar has in UTC."""
+    try:
+        found = datetime.fromisoformat(text or "")
+        return found.astimezone(UTC) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None

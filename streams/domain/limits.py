@@ -19,6 +19,8 @@ LEFT_TO_HIGHER = {Priority.HIGH: 0.0, Priority.NORMAL: 0.1, Priority.LOW: 0.2}
 DRIFT = 1e-6
 #: Tokens come in portions of at least this long, so that a fast bucket isn't asked for each single one.
 PORTION_SECONDS = 0.02
+#: No slot is further away: at one a month a flood would reach beyond the calendar.
+FURTHEST_SECONDS = 10 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
