@@ -31,6 +31,7 @@ from streams.lanes import consumer_group
 from streams.metrics import DEAD, DELAY_LATENESS
 from streams.records import Incoming, Outgoing, headers_from
 from streams.topics import CATALOGUE, TIERS, delay_topic
+from streams.watchdog import progress_of
 
 log = structlog.get_logger()
 
@@ -98,12 +99,16 @@ class DelayLine(Service):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _run(self) -> None:
         assert self._consumer is not None
-        while not self.should_stop:
-            try:
-                await self._turn(self._consumer)
-            except KafkaError as error:
-                log.warning("delay line holds: kafka is away", tier=self._tier, error=type(error).__name__)
-                await self.sleep(1.0)
+        progress = progress_of(self._name)
+        with progress.working():
+            while not self.should_stop:
+                progress.beat()
+                try:
+                    await self._turn(self._consumer)
+                except KafkaError as error:
+                    log.warning("delay line holds: kafka is away", tier=self._tier, error=type(error).__name__)
+                    with progress.holding("kafka"):
+                        await self.sleep(1.0)
 
     async def _turn(self, consumer: AIOKafkaConsumer) -> None:
         """Reads what is there, sends on what is due, puts the rest of each partition to sleep."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 import asyncpg
 import structlog
 from aiokafka.errors import KafkaError
+from redis.exceptions import BusyLoadingError, ClusterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from models.errors import Unavailable
 from streams.metrics import HOLDS
+from streams.watchdog import progress_of
 
 log = structlog.get_logger()
 
@@ -34,8 +36,16 @@ _AWAY = (
     PoolTimeoutError,
     RedisConnectionError,
     RedisTimeoutError,
+    # Full, read-only, starting, without its master: it answers, and does nothing.
+    BusyLoadingError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
     Unavailable,
 )
+#: The words that such answers begin with where the client has no class for them.
+#: https://valkey.io/topics/persistence/ (MISCONF: the disk is full), https://valkey.io/topics/replication/
+_REDIS_PASSING = ("MISCONF", "NOREPLICAS", "BUSY ", "TRYAGAIN")
 #: The data itself is refused: data exceptions, constraint violations, and what is larger than an index entry can be.
 _REFUSING = ("22", "23", "54")
 
@@ -59,24 +69,29 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, DBAPIError | asyncpg.PostgresError):
         state = sqlstate(error)
         return not state or state.startswith(_PASSING)
+    if isinstance(error, ResponseError) and str(error).startswith(_REDIS_PASSING):
+        return True
     return isinstance(error, _AWAY)
 
 
 async def persistently(work: Callable[[], Awaitable[T]], *, lane: str) -> T:
     """Does the work, again and again while a server is away. Never gives up; other errors pass through.
 
-    The work must be harmless to repeat.
+    The work must be harmless to repeat, and its every wait must end: the lane holds between two tries, not in them.
     """
     pause = 0.1
+    progress = progress_of(lane)
     while True:
         try:
             return await work()
         except Exception as error:
             if not is_passing(error):
                 raise
-            HOLDS.labels(lane).inc()
-            log.warning("holding: a server is away", lane=lane, error=_name(error), pause_seconds=pause)
-        await asyncio.sleep(pause)
+            reason = _name(error)
+        HOLDS.labels(lane).inc()
+        log.warning("holding: a server is away", lane=lane, error=reason, pause_seconds=pause)
+        with progress.holding(reason):
+            await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 

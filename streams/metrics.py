@@ -19,6 +19,7 @@ QUEUE_LAG = Gauge("comms_queue_lag_records", "Records, or rows, that wait, in th
 QUEUE_OLDEST = Gauge("comms_queue_oldest_seconds", "Time for which the head of a queue has waited.", ["lane"])
 QUEUE_MEMBERS = Gauge("comms_queue_members", "Processes that read a queue.", ["lane"])
 HOLDS = Counter("comms_lane_holds_total", "Times a lane waited for a server that was away.", ["lane"])
+HOLDING = Gauge("comms_lane_holding", "1 while a lane waits for a server, its provider or its pace.", ["lane"])
 
 REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by result.", ["priority", "result"])
 ATTEMPTS = Counter("comms_deliveries_total", "Attempts by outcome.", ["channel", "provider", "outcome"])

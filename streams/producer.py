@@ -25,6 +25,9 @@ _STOP_SECONDS = 5.0
 #: aiokafka asserts that a record has a key or a value, but a foreign record may have neither, and its dead letter then
 #: has neither too. This stands for "no key" until the serializer.
 _NO_KEY = object()
+#: How long one call may write. aiokafka waits for metadata, for room and for acks, each for its request timeout: with a
+#: broker that hangs, longer than the watchdog does.
+_WRITE_SECONDS = 20.0
 #: What key, value and headers may have beside them in a batch of their own.
 _OVERHEAD_BYTES = 1024
 #: A dead letter may be larger than all topics of ours: it came compressed, and goes compressed.
@@ -97,11 +100,12 @@ class Publisher:
             raise Unavailable("kafka", "not connected yet")
         futures: list[asyncio.Future[Any]] = []
         try:
-            async for record in in_turns(records):
-                futures.append(await self._begin(producer, record))  # noqa: PERF401  kept when the next one raises
-            # One after the other: they end together, and a gather costs a callback each.
-            written = [await future for future in futures]
-        except KafkaError as error:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                async for record in in_turns(records):
+                    futures.append(await self._begin(producer, record))  # noqa: PERF401  kept when the next one raises
+                # One after the other: they end together, and a gather costs a callback each.
+                written = [await future for future in futures]
+        except (KafkaError, TimeoutError) as error:
             for future in futures:
                 future.add_done_callback(_seen)
             self._replace(producer)

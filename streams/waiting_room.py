@@ -14,6 +14,7 @@ from models.repositories.outbox import Taken
 from streams.errors import is_passing
 from streams.intake import Publishes
 from streams.records import Outgoing
+from streams.watchdog import progress_of
 
 log = structlog.get_logger()
 
@@ -43,24 +44,30 @@ class WaitingRoom(Service):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _run(self) -> None:
-        while not self.should_stop:
-            try:
-                moved = await self.move()
-            except Exception as error:
-                if not is_passing(error):
-                    raise
-                log.warning("waiting: a server is away", room=self._name, error=type(error).__name__)
-                await self.sleep(_PAUSE_AFTER_ERROR_SECONDS)
-            else:
-                if moved < _BATCH_RECORDS:
-                    await self.sleep(_PAUSE_SECONDS)
+        progress = progress_of(self._name)
+        with progress.working():
+            while not self.should_stop:
+                progress.beat()
+                try:
+                    moved = await self.move()
+                except Exception as error:
+                    if not is_passing(error):
+                        raise
+                    log.warning("waiting: a server is away", room=self._name, error=type(error).__name__)
+                    with progress.holding(type(error).__name__):
+                        await self.sleep(_PAUSE_AFTER_ERROR_SECONDS)
+                else:
+                    if moved < _BATCH_RECORDS:
+                        await self.sleep(_PAUSE_SECONDS)
 
     async def move(self) -> int:
         """Publishes one batch; returns how many records it had."""
         async with self._engine.begin() as connection:
             taken = await self._take(connection, _BATCH_RECORDS)
             if taken:
+                progress_of(self._name).beat()
                 await self._publisher.send_all([_outgoing(one) for one in taken])
+                progress_of(self._name).beat()
                 await self._delete(connection, [one.id for one in taken])
         return len(taken)
 

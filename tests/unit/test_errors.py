@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import asyncpg
 import pytest
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaStorageError, KafkaTimeoutError, NotEnoughReplicasError
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -171,3 +172,26 @@ async def test_halving_lets_other_errors_through() -> None:
     with pytest.raises(ConnectionResetError):
         await halved([1, 2, 3], write, table.refuse)
     assert table.refused == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ReadOnlyError("You can't write against a read only replica."),
+        BusyLoadingError("Valkey is loading the dataset in memory"),
+        ResponseError("MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist"),
+        KafkaStorageError(),
+        NotEnoughReplicasError(),
+        database("53100"),
+        TimeoutError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_or_memory_passes(error: Exception) -> None:
+    assert is_passing(error)
+    assert not is_refusal(error)
+
+
+def test_a_wrong_command_does_not_pass() -> None:
+    assert not is_passing(ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"))
