@@ -15,7 +15,7 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.agents.contacts import ContactStage
 from streams.agents.deliveries import DeliveryStage
-from streams.agents.requests import RequestStage
+from streams.agents.requests import RequestStage, Reserves, Unlimited
 from streams.agents.sending import Sender
 from streams.batches import Batches
 from streams.channels.chain import Chain
@@ -53,6 +53,8 @@ class Parts:
     providers: Mapping[Channel, Sequence[NotificationProvider]]
     cluster_id: str
     limits: Paces = field(default_factory=Unpaced)
+    #: The limits of people.
+    slots: Reserves = field(default_factory=Unlimited)
 
 
 def part_names() -> list[str]:
@@ -122,6 +124,7 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         directory=Directory(),
         settings=parts.settings,
         cluster_id=parts.cluster_id,
+        limits=parts.slots,
     )
     batch_records = parts.settings.request_batch
     for priority in Priority:

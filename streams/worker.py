@@ -99,6 +99,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             providers=chains,
             cluster_id=cluster,
             limits=limits,
+            slots=limits,
         )
 
 
