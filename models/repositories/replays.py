@@ -193,7 +193,7 @@ _PROGRESS = text(
     UPDATE dead_letter_replays
     SET state = '{State.RUNNING}', replayed = replayed + :replayed, skipped = CAST(:skipped AS jsonb),
         cursor_partition = :partition, cursor_offset = :offset, updated_at = clock_timestamp(),
-        next_at = GREATEST(next_at, clock_timestamp() - :slack) + :pause
+        next_at = GREATEST(next_at, clock_timestamp() - CAST(:slack AS interval)) + CAST(:pause AS interval)
     WHERE id = :id
     """  # noqa: S608
 )
