@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,21 @@ def email_request(number: int, *, users: int = 5000) -> dict[str, Any]:
     }
 
 
+def in_app_request(number: int, *, users: int = 5000) -> dict[str, Any]:
+    """An ordinary in-app message."""
+    return {
+        "id": str(uuid.uuid4()),
+        "user_id": f"user-{number % users}",
+        "channel": "in_app",
+        "content": {"title": "Order {{ order.id }}", "body": "Hello {{ name }}, it is on its way."},
+        "data": {"name": "Ada", "order": {"id": number}},
+    }
+
+
+#: Makes the request with this number.
+Makes = Callable[[int], dict[str, Any]]
+
+
 @dataclass
 class Acknowledged:
     """Ids that the service or Kafka has taken responsibility for, with the time each was published."""
@@ -44,25 +59,31 @@ class Acknowledged:
     at: dict[UUID, float] = field(default_factory=dict)
     refused: int = 0
 
-    def deliveries(self) -> dict[str, float]:
-        """Publish time by the id of its e-mail delivery, as the sink knows it."""
-        return {str(delivery_id(notification, Channel.EMAIL)): at for notification, at in self.at.items()}
+    def deliveries(self, channel: Channel = Channel.EMAIL) -> dict[str, float]:
+        """Publish time by the id of its delivery on the channel, as the sink knows it."""
+        return {str(delivery_id(notification, channel)): at for notification, at in self.at.items()}
 
 
-async def flood(system: System, count: int, *, priority: str, first: int = 0) -> Acknowledged:
-    """Publishes to Kafka as fast as it goes."""
+async def flood(system: System, count: int, *, priority: str, first: int = 0, topic: str | None = None) -> Acknowledged:
+    """Publishes e-mails to Kafka as fast as it goes: to the priority's topic, or another."""
     noted = Acknowledged()
     async with _producer(system) as producer:
         pending = []
         for request in (email_request(number) for number in range(first, first + count)):
             noted.at[UUID(request["id"])] = time.time()
-            pending.append(await _send(producer, request, priority))
+            pending.append(await _send(producer, request, topic or f"notification.requests.{priority}"))
         await asyncio.gather(*pending)
     return noted
 
 
 async def paced(
-    system: System, count: int, *, per_second: float, priority: str = "normal", http_share: float = 0.0
+    system: System,
+    count: int,
+    *,
+    per_second: float,
+    priority: str = "normal",
+    http_share: float = 0.0,
+    make: Makes = email_request,
 ) -> Acknowledged:
     """Publishes at a pace, a part of it over HTTP; only what was acknowledged is noted."""
     noted = Acknowledged()
@@ -72,7 +93,7 @@ async def paced(
         started = time.monotonic()
         for number in range(count):
             await asyncio.sleep(max(0.0, started + number / per_second - time.monotonic()))
-            request = email_request(number)
+            request = make(number)
             over_http = (number * http_share) % 1 + http_share >= 1
             work = (
                 _post(client, system, request, priority, noted)
@@ -87,7 +108,7 @@ async def paced(
 async def _publish(producer: AIOKafkaProducer, request: dict[str, Any], priority: str, noted: Acknowledged) -> None:
     at = time.time()
     try:
-        await (await _send(producer, request, priority))
+        await (await _send(producer, request, f"notification.requests.{priority}"))
     except Exception:  # not acknowledged: nothing was promised
         noted.refused += 1
     else:
@@ -111,10 +132,8 @@ async def _post(
         noted.refused += 1
 
 
-async def _send(producer: AIOKafkaProducer, request: dict[str, Any], priority: str) -> asyncio.Future[Any]:
-    future: asyncio.Future[Any] = await producer.send(
-        f"notification.requests.{priority}", orjson.dumps(request), key=request["user_id"].encode()
-    )
+async def _send(producer: AIOKafkaProducer, request: dict[str, Any], topic: str) -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = await producer.send(topic, orjson.dumps(request), key=request["user_id"].encode())
     return future
 
 

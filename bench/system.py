@@ -12,17 +12,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 180.0
+_STOP_SECONDS = 60.0
 
 
 def free_port() -> int:
@@ -60,9 +62,24 @@ class System:
 
     def cpu_seconds(self, name: str) -> float:
         """CPU time that a part and its children have used since they started."""
-        process = psutil.Process(self.pid(name))
-        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-        return float(sum(each.user + each.system for each in times))
+        return cpu_seconds(self.pid(name))
+
+    def resident_mb(self, name: str) -> float:
+        """The memory that a part itself holds, in megabytes (10**6 bytes)."""
+        return float(psutil.Process(self.pid(name)).memory_info().rss) / 1e6
+
+    def workers(self) -> list[str]:
+        """The names of the worker processes."""
+        return sorted(path.stem for path in (self.home / "run").glob("worker-*.pid"))
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection to the service's database."""
+        connection = await asyncpg.connect(self.settings["DATABASE_URL"])
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     def headers(self, role: str = "service", user: str = "bench") -> dict[str, str]:
         """The request headers of a caller with that role."""
@@ -84,6 +101,11 @@ class System:
         async with httpx.AsyncClient() as client:
             (await client.post(f"{self.sink_url}/behaviour", json=behaviour)).raise_for_status()
 
+    async def call_starts(self) -> list[float]:
+        """When each provider call began, in seconds of the machine's monotonic clock, in order."""
+        ledger = (await self.ledger())["ledger"]
+        return sorted(float(monotonic) for entry in ledger.values() for _, monotonic in entry["starts"])
+
     async def _sink(self, path: str) -> dict[str, Any]:
         async with httpx.AsyncClient(timeout=30) as client:
             answer = await client.get(f"{self.sink_url}{path}")
@@ -101,32 +123,68 @@ class System:
         )
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process and its children have used since they started."""
+    process = psutil.Process(pid)
+    times = []
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times.append(each.cpu_times())
+    return float(sum(each.user + each.system for each in times))
+
+
+@contextmanager
+def frozen(pids: Iterable[int]) -> Iterator[None]:
+    """Stops processes for a while, without their noticing."""
+    stopped = []
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+        yield
+    finally:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def end(process: subprocess.Popen[Any], *, within_seconds: float = 10.0) -> None:
+    """Ends a process that was started here: politely, and if that takes too long for good."""
+    process.terminate()
+    try:
+        process.wait(within_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @asynccontextmanager
 async def running_system(
-    home: Path, *, workers: int = 1, latency_ms: float = 20.0, **settings: str
+    home: Path, *, workers: int = 1, latency_ms: float = 20.0, to_sink: bool = True, **settings: str
 ) -> AsyncIterator[System]:
-    """Starts everything, waits until it is ready, and stops it again."""
+    """Starts everything, waits until it is ready, and stops it again.
+
+    Without `to_sink` e-mails go by SMTP to the mail catcher that `comms up` brings along.
+    """
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o711)
     system = System(home, free_port(), f"http://127.0.0.1:{free_port()}")
     sink_port = system.sink_url.rsplit(":", 1)[1]
     sink = subprocess.Popen(
-        [sys.executable, "-m", "bench.provider_sink", "--port", sink_port, "--latency-ms", str(latency_ms)], cwd=_ROOT
+        [sys.executable, "-m", "bench.provider_sink", "--port", sink_port, "--latency-ms", str(latency_ms)],
+        cwd=_ROOT,
+        stdout=subprocess.DEVNULL,
     )
-    environment = {
-        **os.environ,
-        "COMMS_HOME": str(home),
-        "PORT": str(system.port),
-        "WORKERS": str(workers),
+    provider = {
         "EMAIL_PROVIDERS": "sendgrid",
         "SENDGRID_API_KEY": "for-the-sink",
         "SENDGRID_BASE_URL": system.sink_url,
-        **settings,
     }
+    own = {"COMMS_HOME": str(home), "PORT": str(system.port), "WORKERS": str(workers)}
     up = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "up", "--no-demo"],
         cwd=_ROOT,
-        env=environment,
+        env={**os.environ, **own, **(provider if to_sink else {}), **settings},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,10 +194,18 @@ async def running_system(
         system.settings = _read_env(home / "env")
         yield system
     finally:
-        up.terminate()
-        await asyncio.to_thread(up.wait, 60)
-        sink.terminate()
-        sink.wait(10)
+        try:
+            await asyncio.to_thread(end, up, within_seconds=_STOP_SECONDS)
+        finally:
+            _kill_leftovers(home)
+            end(sink)
+
+
+def _kill_leftovers(home: Path) -> None:
+    """What still runs of a `comms up` that had to be killed; one that ended in order leaves no pid file."""
+    for path in (home / "run").glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError, FileNotFoundError):
+            os.killpg(int(path.read_text()), signal.SIGKILL)
 
 
 async def _until_ready(system: System, up: subprocess.Popen[str]) -> None:

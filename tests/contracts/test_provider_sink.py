@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -90,3 +93,47 @@ async def test_an_unknown_behaviour_is_refused(sink: Remote, behaviour: Any) -> 
 
 async def test_other_paths_are_not_there(sink: Remote) -> None:
     assert (await sink.post("/v3/other", {}))[0] == 404
+
+
+async def test_notes_when_each_call_began_on_both_clocks(sink: Remote) -> None:
+    delivery = email_delivery()
+    await sink.post("/behaviour", {"status": 503, "times": 1})
+    around = [(time.time(), time.monotonic())]
+    for _ in range(2):
+        await sink.provider.send(delivery)
+        around.append((time.time(), time.monotonic()))
+    starts = (await sink.get("/ledger"))["ledger"][str(delivery.delivery_id)]["starts"]
+    assert len(starts) == 2
+    for start, before, after in zip(starts, around, around[1:], strict=False):
+        assert before[0] <= start[0] <= after[0]
+        assert before[1] <= start[1] <= after[1]
+
+
+async def test_misbehaves_with_some_recipients(sink: Remote) -> None:
+    await sink.post("/behaviour", {"status": 500, "to": "unlucky@"})
+    unlucky, lucky = email_delivery(to="unlucky@example.com"), email_delivery(to="lucky@example.com")
+    outcomes = [(await sink.provider.send(delivery)).outcome for delivery in (unlucky, lucky, unlucky)]
+    assert outcomes == [Outcome.RETRY, Outcome.SENT, Outcome.RETRY]
+
+
+async def test_slows_down_a_part_of_the_calls(sink: Remote) -> None:
+    await sink.post("/behaviour", {"latency_ms": 5000, "share": 0.25})
+    calls = [asyncio.create_task(sink.provider.send(email_delivery())) for _ in range(8)]
+    done, slow = await asyncio.wait(calls, timeout=0.7)
+    assert (len(done), len(slow)) == (6, 2)
+    assert {(await call).outcome for call in slow} == {Outcome.AMBIGUOUS}
+
+
+async def test_goes_on_until_told_otherwise(sink: Remote) -> None:
+    await sink.post("/behaviour", {"status": 401})
+    assert {(await sink.provider.send(email_delivery())).outcome for _ in range(5)} == {Outcome.BROKEN}
+    await sink.post("/behaviour", {})
+    assert (await sink.provider.send(email_delivery())).outcome is Outcome.SENT
+    told = await sink.get("/summary")
+    assert (told["calls"], told["accepted_deliveries"], told["repeated_deliveries"]) == (6, 1, 0)
+
+
+async def test_tells_how_long_to_wait(sink: Remote) -> None:
+    await sink.post("/behaviour", {"status": 429, "headers": {"Retry-After": "20"}})
+    result = await sink.provider.send(email_delivery())
+    assert (result.outcome, result.retry_after) == (Outcome.RETRY, timedelta(seconds=20))
