@@ -28,6 +28,7 @@ from api.routes import (
     notifications,
     preferences,
     previews,
+    queues,
     reading,
     service,
     templates,
@@ -42,7 +43,7 @@ from streams.producer import Publisher
 
 VERSION = "0.1.0"
 #: `previews` before `templates`: there is no template called preview.
-_ROUTERS = (notifications, reading, previews, templates, categories, contacts, devices, preferences, inbox)
+_ROUTERS = (notifications, reading, previews, templates, categories, contacts, devices, preferences, inbox, queues)
 
 
 def create_app(

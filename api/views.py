@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas import QuietHours
 from models.enums import Channel, Priority, Status
+from streams.queues import QueueState
 
 
 class TemplateView(BaseModel):
@@ -177,6 +178,22 @@ class ReadAllView(BaseModel):
     """How many messages this call marked."""
 
     marked: int
+
+
+class QueueView(BaseModel):
+    """A queue at one moment."""
+
+    lane: str
+    topic: Annotated[str | None, Field(description="Without prefix; absent for the tables of waiting records.")] = None
+    sampled_at: datetime
+    state: QueueState
+    lag: Annotated[int, Field(description="Records, or rows, that wait. In the dead letters: what is kept.")]
+    in_per_second: Annotated[float | None, Field(description="Since the sample before; absent in the first.")] = None
+    out_per_second: float | None = None
+    oldest_age_seconds: Annotated[
+        float | None, Field(description="How long the first record that is not done has waited.")
+    ] = None
+    members: Annotated[int | None, Field(description="Processes that read it, where it is read.")] = None
 
 
 class ServerState(BaseModel):

@@ -54,6 +54,8 @@ MATRIX = [
     ("GET", "/inbox/unread-count", {"user", "admin"}),
     ("POST", "/inbox/{uuid}/read", {"user", "admin"}),
     ("POST", "/inbox/read-all", {"user", "admin"}),
+    ("GET", "/queues", {"admin"}),
+    ("GET", "/queues/contacts", {"admin"}),
 ]
 
 
