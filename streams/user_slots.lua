@@ -12,17 +12,19 @@
 -- A repeated batch (a crash, a database that was away) must not take second slots, so each request's own is remembered
 -- by its id for a while. Forgotten, a repeat gets a later slot: late, never early.
 --
--- KEYS: born, then for each request: bucket, memo
+-- KEYS: born (seconds since 1970), then for each request: bucket, memo
 -- ARGV: milliseconds to remember, then for each request: interval (microseconds), burst, when its limit was defined
 --       (seconds since 1970), microseconds that others have reserved beyond this server's knowledge
 -- Replies for each request: microseconds until its slot, microseconds until its bucket is full again
 local EPOCH = 1767225600
+-- 300 years: behind them slots have no order, and a reply holds no more than 64 bits.
+local FURTHEST = 1e16
 
 local time = redis.call('TIME')
 local now = (tonumber(time[1]) - EPOCH) * 1000000 + tonumber(time[2])
 
-redis.call('SET', KEYS[1], time[1], 'NX')
-local born = tonumber(redis.call('GET', KEYS[1])) or tonumber(time[1])
+redis.call('SET', KEYS[1], time[1] .. string.format('.%06d', tonumber(time[2])), 'NX')
+local born = tonumber(redis.call('GET', KEYS[1])) or tonumber(time[1]) + 1
 
 local remember = tonumber(ARGV[1])
 local known, reply = {}, {}
@@ -53,7 +55,8 @@ for i = 2, #KEYS, 2 do
   known[key] = bucket
   local slot = tonumber(redis.call('GET', memo))
   if slot == nil then
-    bucket.full = math.max(bucket.full, now, now + tonumber(ARGV[at + 3])) + interval
+    local full = math.max(bucket.full, now, now + tonumber(ARGV[at + 3])) + interval
+    bucket.full = math.min(full, now + FURTHEST)
     bucket.interval, bucket.burst = interval, burst
     slot = math.max(now, bucket.full - burst * interval)
     redis.call('SET', memo, string.format('%.17g', slot), 'PX', remember)
@@ -65,7 +68,7 @@ end
 for key, bucket in pairs(known) do
   if bucket.interval then
     -- Gone when it is full; a second longer, for clocks.
-    local ttl = math.min(1e15, math.ceil(math.max(0, bucket.full - now) / 1000) + 1000)
+    local ttl = math.ceil(math.max(0, bucket.full - now) / 1000) + 1000
     redis.call('SET', key, string.format('%.17g %.0f', bucket.full, now), 'PX', ttl)
   end
 end
