@@ -29,6 +29,7 @@ COMMANDS = (
     "send",
     "status",
     "topics",
+    "queues",
     "dlq",
 )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any
 
 #: Colours of statuses; the rest is plain.
@@ -21,6 +22,11 @@ _COLOURS = {
     "cancelled": "yellow",
     "retrying": "yellow",
     "throttled": "yellow",
+    # of queues
+    "flowing": "green",
+    "late": "yellow",
+    "holding": "red",
+    "unattended": "red",
 }
 
 
@@ -69,6 +75,18 @@ class Output:
             self._console().print(_rich_table(columns, cells, right))
         else:
             self._plain_table(columns, cells, right)
+
+    @contextmanager
+    def screen(self) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """A terminal's whole screen, given back at the end; what it yields prints anew in place of what was there."""
+        console = self._console()
+
+        def fresh(prints: Callable[[], None]) -> None:
+            console.clear()
+            prints()
+
+        with console.screen(hide_cursor=True):
+            yield fresh
 
     def _plain_table(self, columns: Sequence[str], rows: list[list[str]], right: Sequence[str]) -> None:
         widths = [max(len(row[place]) for row in [list(columns), *rows]) for place in range(len(columns))]

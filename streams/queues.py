@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from models.enums import Channel, Priority
 from models.repositories.queue_metrics import QueueSample
@@ -106,3 +107,19 @@ def state(sample: QueueSample) -> QueueState:
     if age > queue.late_seconds:
         return QueueState.LATE
     return QueueState.WAITING if queue.is_waiting_room else QueueState.FLOWING
+
+
+def described(sample: QueueSample) -> dict[str, Any]:
+    """A sample as operators see it, without what is unknown."""
+    fields = {
+        "lane": sample.lane,
+        "topic": QUEUES[sample.lane].topic,
+        "sampled_at": sample.sampled_at,
+        "state": state(sample),
+        "lag": sample.lag,
+        "in_per_second": sample.in_per_second,
+        "out_per_second": sample.out_per_second,
+        "oldest_age_seconds": sample.oldest_age_seconds,
+        "members": sample.members,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

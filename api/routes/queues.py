@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BeforeValidator
@@ -15,12 +15,11 @@ from api.dependencies import Admin, services_of
 from api.documents import operation
 from api.errors import not_found
 from api.paging import CursorText, Limit, bad_cursor, key_cursor, key_cursor_of, listing
-from api.responses import reply, without_nulls
+from api.responses import reply
 from api.views import QueueView
 from models.repositories import queue_metrics
-from models.repositories.queue_metrics import QueueSample
 from models.requests import Instant
-from streams.queues import QUEUES, state
+from streams.queues import QUEUES, described
 
 router = APIRouter(prefix="/api/v1/queues", tags=["operators"])
 
@@ -69,7 +68,7 @@ Since = Annotated[
 async def list_queues(request: Request, _: Admin) -> Response:
     async with services_of(request).engine.connect() as connection:
         found = {sample.lane: sample for sample in await queue_metrics.newest(connection)}
-    return reply(listing([view(found[name]) for name in QUEUES if name in found], None))
+    return reply(listing([described(found[name]) for name in QUEUES if name in found], None))
 
 
 @router.get(
@@ -100,24 +99,7 @@ async def queue_history(
         found = await queue_metrics.history(connection, lane, since=start, before=before, limit=limit + 1)
     shown = found[:limit]
     following = key_cursor(_ticks(start), _ticks(shown[-1].sampled_at)) if len(found) > limit else None
-    return reply(listing([view(sample) for sample in shown], following))
-
-
-def view(sample: QueueSample) -> dict[str, Any]:
-    """A sample as the API and `comms queues --json` show it."""
-    return without_nulls(
-        {
-            "lane": sample.lane,
-            "topic": QUEUES[sample.lane].topic,
-            "sampled_at": sample.sampled_at,
-            "state": state(sample),
-            "lag": sample.lag,
-            "in_per_second": sample.in_per_second,
-            "out_per_second": sample.out_per_second,
-            "oldest_age_seconds": sample.oldest_age_seconds,
-            "members": sample.members,
-        }
-    )
+    return reply(listing([described(sample) for sample in shown], following))
 
 
 def _ticks(at: datetime) -> str:
