@@ -7,9 +7,10 @@ exists is no reason to skip the produce; `queued` or beyond is.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID, uuid5
@@ -19,10 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from models import ids
 from models.audience import Category, Person
 from models.changes import Change
-from models.enums import Priority, Stage, Status
+from models.enums import Channel, Priority, Stage, Status
 from models.errors import Refused
 from models.events import FailedEvent, StatusEvent
-from models.repositories import audience, deliveries, notifications, outbox
+from models.replays import Stands
+from models.repositories import audience, deliveries, notifications, outbox, replays
 from models.repositories import dead_letters as index
 from models.repositories.notifications import Known, OwnChange
 from models.requests import MAX_REQUEST_BYTES, NotificationRequest, parse
@@ -34,6 +36,7 @@ from streams.directory import Directory
 from streams.domain import attempts
 from streams.domain.limits import FURTHEST_SECONDS, slot_ends_at
 from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
+from streams.domain.replays import Again, may_again, replay_headers, said_generation
 from streams.errors import halved, is_refusal, persistently
 from streams.intake import Publishes, new_notification, scheduled
 from streams.metrics import DEAD, REQUESTS
@@ -82,6 +85,14 @@ class Asked:
     fingerprint: bytes
     #: The slot that it reserved when it was throttled.
     slot_at: datetime | None = None
+    #: Which replay from the dead letters it says it is; 0 for none.
+    replay: int = 0
+    #: What is to be planned anew for that replay.
+    again: Again | None = None
+
+    def does_more_than(self, same: Asked) -> bool:
+        """Whether this one of two repeats may do something that the other may not."""
+        return (self.slot_at is not None, self.replay) > (same.slot_at is not None, same.replay)
 
 
 @dataclass(slots=True)
@@ -183,7 +194,8 @@ class RequestStage:
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
         """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one.
 
-        Of repeats in one batch the one that comes back to its slot stays: the others have nothing left to do.
+        Of repeats in one batch the one that comes back to its slot stays, or the latest replay: the others have nothing
+        left to do.
         """
         asked: dict[tuple[UUID, bytes], Asked] = {}
         async for record in in_turns(records):
@@ -193,7 +205,7 @@ class RequestStage:
                 results.bury(self._poison(record, "invalid_request", error))
                 continue
             key = (one.notification_id, one.fingerprint)
-            if key not in asked or (one.slot_at is not None and asked[key].slot_at is None):
+            if key not in asked or one.does_more_than(asked[key]):
                 asked[key] = one
         return list(asked.values())
 
@@ -205,7 +217,8 @@ class RequestStage:
         request = parse(NotificationRequest, record.value)
         client = (record.header("client-id") or "kafka").replace("\x00", "")[:255]
         slot_at = _time(record.header(SLOT_AT))
-        return Asked(record, request, self._id(record, request, client), client, request.fingerprint(), slot_at)
+        known_as, replay = self._id(record, request, client), said_generation(record)
+        return Asked(record, request, known_as, client, request.fingerprint(), slot_at, replay)
 
     def _id(self, record: Incoming, request: NotificationRequest, client: str) -> UUID:
         if request.id is not None:
@@ -226,7 +239,12 @@ class RequestStage:
         }
         async with self._engine.begin() as connection:
             known = await notifications.accept(connection, list(rows.values()))
-            ready = [one for one in asked if self._is_due(priority, one, known[one.notification_id], results)]
+            asked = await self._with_replays(connection, asked, known)
+            ready = [
+                one
+                for one in asked
+                if one.again is not None or self._is_due(priority, one, known[one.notification_id], results)
+            ]
             limited = [one for one in ready if self._is_limited(one, known[one.notification_id])]
             around = await self._surroundings(connection, ready) if ready and not limited else []
         if limited:  # Redis is asked while no transaction is open
@@ -235,6 +253,21 @@ class RequestStage:
                 around = await self._surroundings(connection, ready) if ready else []
         async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
+
+    async def _with_replays(
+        self, connection: AsyncConnection, asked: Sequence[Asked], known: Mapping[UUID, Known]
+    ) -> Sequence[Asked]:
+        """The same, and of those that are replayed what may be planned anew."""
+        replayed = {one.notification_id for one in asked if one.replay and known[one.notification_id].is_handed_on}
+        if not replayed:
+            return asked
+        stand = await replays.channels(connection, sorted(replayed))
+        return [
+            replace(one, again=_again(one, known[one.notification_id], stand.get(one.notification_id)))
+            if one.notification_id in replayed
+            else one
+            for one in asked
+        ]
 
     def _is_due(self, priority: Priority, one: Asked, state: Known, results: Results) -> bool:
         """Whether the request is to be fanned out now; what becomes of the others goes into the results."""
@@ -264,6 +297,8 @@ class RequestStage:
         return True
 
     def _is_limited(self, one: Asked, state: Known) -> bool:
+        if one.again is not None and one.slot_at is not None:
+            return False
         return state.status is not Status.THROTTLED and self._limits.is_limited(one.request.category)
 
     async def _within_limits(
@@ -320,10 +355,14 @@ class RequestStage:
         ]
 
     def _plan(self, priority: Priority, one: Asked, state: Known, around: Surroundings, results: Results) -> None:
+        if one.again is not None:
+            state = replace(state, generation=one.again.generation)
         planned = plan(
             one.request, one.notification_id, around, generation=state.generation, created_at=state.created_at
         )
-        if not planned:
+        if one.again is not None and one.again.channels is not None:
+            planned = [each for each in planned if each.delivery.channel in one.again.channels]
+        elif not planned:
             self._end(one, state, Status.FAILED, results, reason=NO_CHANNEL)
             results.bury(self._failure(one, None, NO_CHANNEL))
         for each in planned:
@@ -379,6 +418,7 @@ class RequestStage:
                 ("client-id", one.client.encode()),
                 (KNOWN_AS, str(one.notification_id).encode()),
                 *marks,
+                *replay_headers(one.record),
                 *one.record.carried(),
             ),
         )
@@ -448,7 +488,10 @@ class RequestStage:
     async def _refused(self, record: Incoming) -> None:
         """Buries the one record of a batch that the database does not take."""
         results = Results()
-        results.bury(self._poison(record, "database_refused", Refused("body", "is refused by the database")))
+        burial = self._poison(record, "database_refused", Refused("body", "is refused by the database"))
+        with contextlib.suppress(Refused):
+            burial = replace(burial, notification_id=self._ask(record).notification_id)
+        results.bury(burial)
         async with self._engine.connect() as connection:
             burials = await unburied(connection, list(results.burials.values()))
         await self._publish(Prepared(results, burials))
@@ -476,6 +519,12 @@ class RequestStage:
             await deliveries.advance(connection, _changes(results))
         for burial in burials:
             DEAD.labels(burial.stage, burial.error_class).inc()
+
+
+def _again(one: Asked, state: Known, stand: Mapping[Channel, Stands] | None) -> Again | None:
+    if state.fingerprint is not None and state.fingerprint != one.fingerprint:
+        return None
+    return may_again(one.replay, status=state.status, generation=state.generation, stand=stand)
 
 
 def _changes(results: Results) -> list[Change]:

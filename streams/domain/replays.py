@@ -33,6 +33,8 @@ REQUEST_TOPICS = frozenset(request_topic(priority) for priority in Priority)
 SEND_TOPICS = frozenset(send_topic(channel, priority) for channel in Channel for priority in Priority)
 #: Postponed requests are known by it, and so is a replayed one that brings no id of its own.
 _KNOWN_AS = "notification-id"
+#: Of an earlier way through a lane: a slot under a limit, a lease that somebody had.
+_PASSING_MARKS = frozenset({"slot-at", "asked-again"})
 
 
 class WhyNot(StrEnum):
@@ -154,7 +156,7 @@ def _request(letter: Incoming, topic: str, generation: int) -> Replay:
 
 def _headers(letter: Incoming, generation: int) -> Headers:
     """The record's own headers, without what told of its death, of its delay and of an earlier replay."""
-    dropped = {*HEADERS, DUE_AT, RETURN_TOPIC, REPLAY_GENERATION, REPLAY_OF, "asked-again"}
+    dropped = {*HEADERS, DUE_AT, RETURN_TOPIC, REPLAY_GENERATION, REPLAY_OF, *_PASSING_MARKS}
     kept = tuple(pair for pair in letter.headers if pair[0] not in dropped)
     of = f"{letter.partition}-{letter.offset}"
     return (*kept, (REPLAY_GENERATION, str(generation).encode()), (REPLAY_OF, of.encode()))

@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 from models.deliveries import Delivery
@@ -17,6 +18,7 @@ from models.errors import Unavailable
 from models.repositories import replays
 from models.repositories.dead_letter_search import Wanted
 from models.repositories.replays import Runner, State, StoredReplay
+from streams.directory import FRESH_SECONDS
 from streams.letters import LetterReader
 from streams.providers.base import DeliveryResult
 from streams.records import Outgoing
@@ -26,6 +28,7 @@ from tests.fixtures.records import RawClient, raw_client
 from tests.fixtures.service import Ledger, Service, a_request
 
 _LETTERS = "SELECT * FROM delivery_failures WHERE notification_id = :id ORDER BY generation, dlq_partition, dlq_offset"
+_OF_USER = "SELECT id FROM notifications WHERE user_id = :u"
 
 
 def refused(_: Delivery) -> DeliveryResult:
@@ -337,3 +340,131 @@ async def test_poison_fails_again_as_one_letter(service: Service, replayer: Repl
     assert len(after) == len(before) + 1
     copies = [letter for letter in await service.records(DEAD_LETTERS, count=1) if letter.value == poison]
     assert len(copies) <= 2
+
+
+async def published(service: Service, key: str, channel: str, **parts: str) -> None:
+    await service.execute(
+        "INSERT INTO notification_templates (key, locale, version, channel, parts, variables, created_by, created_at,"
+        " published_at) VALUES (:key, 'en', 1, :channel, CAST(:parts AS jsonb), '[]', 'tests', now(), now())",
+        key=key,
+        channel=channel,
+        parts=orjson.dumps(parts).decode(),
+    )
+
+
+def of_template(key: str, **fields: Any) -> dict[str, Any]:
+    request = a_request(template_id=key, **fields)
+    del request["content"]
+    return request
+
+
+async def test_a_request_is_sent_when_its_template_is_there(
+    service: Service, ledger: Ledger, replayer: Replayer
+) -> None:
+    key = f"late-{uuid4().hex[:8]}"
+    request = of_template(key)
+    notification = UUID(request["id"])
+    await service.publish(request)
+    await service.until(notification, "failed")
+    [letter] = await letters(service, notification, count=1)
+    assert letter.error_class == "template_unknown"
+
+    await published(service, key, "email", subject="Late", text="but here")
+    told = await done(service, replayer, Wanted(notification_id=notification))
+    assert told.replayed == 1
+    await service.until(notification, "sent")
+    [call] = ledger.of(notification)
+    assert (call.generation, call.attempt, call.content["text"]) == (1, 1, "but here")
+    assert len(await service.fetch(_LETTERS, id=notification)) == 1
+
+
+async def test_a_request_that_fails_again_is_one_letter_more_however_often_its_record_came(
+    service: Service, reader: LetterReader, raw: RawClient
+) -> None:
+    request = of_template(f"never-{uuid4().hex[:8]}")
+    notification = UUID(request["id"])
+    await service.publish(request)
+    await letters(service, notification, count=1)
+    dying = Replayer(engine=service.engine, publisher=Dying(service, deaths=2), reader=reader)
+    replay_id = await asked_for(service, Wanted(notification_id=notification))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await dying.step(replay_id)
+    await finished(service, dying, replay_id)
+    rows = await letters(service, notification, count=2)
+    await quiet(service, raw)
+    rows = await service.fetch(_LETTERS, id=notification)
+    assert [(row.generation, row.error_class) for row in rows] == [(0, "template_unknown"), (1, "template_unknown")]
+    assert await service.status(notification) == "failed"
+
+
+async def test_of_two_channels_only_the_failed_one_is_tried_again(
+    service: Service, ledger: Ledger, replayer: Replayer
+) -> None:
+    key = f"half-{uuid4().hex[:8]}"
+    await published(service, key, "email", subject="Half", text="of it")
+    request = of_template(key, channels=["email", "in_app"])
+    del request["channel"]
+    notification = UUID(request["id"])
+    await service.publish(request)
+    await service.until(notification, "sent")
+    [letter] = await letters(service, notification, count=1)
+    assert letter.error_class == "template_lacks_channel"
+
+    await published(service, key, "in_app", title="Whole", body="now")
+    await asyncio.sleep(FRESH_SECONDS + 0.1)  # no lane uses what it knew before for longer
+    await done(service, replayer, Wanted(notification_id=notification))
+    async with asyncio.timeout(15):
+        while not await service.fetch("SELECT 1 FROM inbox WHERE notification_id = :id", id=notification):
+            await asyncio.sleep(0.05)
+    await service.until(notification, "sent")
+    rows = await service.fetch(
+        "SELECT channel, status, generation FROM notification_deliveries WHERE notification_id = :id ORDER BY 1",
+        id=notification,
+    )
+    assert [tuple(row) for row in rows] == [("email", "sent", 0), ("in_app", "sent", 1)]
+    assert len(ledger.of(notification)) == 1
+
+
+async def test_a_request_without_id_goes_on_under_the_one_that_it_had(
+    service: Service, ledger: Ledger, replayer: Replayer
+) -> None:
+    key = f"late-{uuid4().hex[:8]}"
+    request = of_template(key)
+    del request["id"]
+    await service.publish(request)
+    async with asyncio.timeout(15):
+        while not (
+            rows := await service.fetch("SELECT id FROM notifications WHERE user_id = :u", u=request["user_id"])
+        ):
+            await asyncio.sleep(0.05)
+    notification = rows[0].id
+    await letters(service, notification, count=1)
+    await published(service, key, "email", subject="Late", text="but here")
+    await done(service, replayer, Wanted(notification_id=notification))
+    await service.until(notification, "sent")
+    assert len(ledger.of(notification)) == 1
+    assert len(await service.fetch(_OF_USER, u=request["user_id"])) == 1
+
+
+async def test_a_request_without_channel_is_sent_when_its_category_has_one(
+    service: Service, ledger: Ledger, replayer: Replayer
+) -> None:
+    category = f"c-{uuid4().hex[:8]}"
+    request = a_request(category=category)
+    del request["channel"]
+    notification = UUID(request["id"])
+    await service.publish(request)
+    await service.until(notification, "failed")
+    await letters(service, notification, count=1)
+    await service.execute(
+        "INSERT INTO notification_categories"
+        " (key, transactional, default_channels, quiet_hours, created_at, updated_at)"
+        " VALUES (:key, false, '[\"email\"]', 'defer', now(), now())",
+        key=category,
+    )
+    await asyncio.sleep(FRESH_SECONDS + 0.1)  # no lane uses what it knew before for longer
+    await done(service, replayer, Wanted(notification_id=notification))
+    await service.until(notification, "sent", within_seconds=15)
+    [call] = ledger.of(notification)
+    assert call.generation == 1
