@@ -108,8 +108,16 @@ class Summary:
 
     def to_replay(self, *, force: bool) -> int:
         """How many are left."""
-        left = self.matched - self.already_replayed - self.unreplayable
-        return left if force else left - self.too_often
+        return self.matched - sum(self.skipped(force=force).values())
+
+    def skipped(self, *, force: bool) -> dict[str, int]:
+        """How many are not, by why; the reasons that only reading a letter tells are not in it."""
+        counted = {
+            str(WhyNot.ALREADY_REPLAYED): self.already_replayed,
+            str(WhyNot.CEILING): 0 if force else self.too_often,
+            "unreplayable": self.unreplayable,
+        }
+        return {why: count for why, count in counted.items() if count}
 
 
 async def summary(connection: AsyncConnection, wanted: Wanted) -> Summary:
