@@ -24,6 +24,7 @@ from api.routes import (
     categories,
     contacts,
     devices,
+    dlq,
     inbox,
     notifications,
     preferences,
@@ -43,7 +44,19 @@ from streams.producer import Publisher
 
 VERSION = "0.1.0"
 #: `previews` before `templates`: there is no template called preview.
-_ROUTERS = (notifications, reading, previews, templates, categories, contacts, devices, preferences, inbox, queues)
+_ROUTERS = (
+    notifications,
+    reading,
+    previews,
+    templates,
+    categories,
+    contacts,
+    devices,
+    preferences,
+    inbox,
+    queues,
+    dlq,
+)
 
 
 def create_app(

@@ -72,11 +72,17 @@ def operation(
     errors: Sequence[str] = (),
     open_to_all: bool = False,
     headers: Sequence[Mapping[str, Any]] = (),
+    other_answers: Mapping[int, tuple[type[BaseModel], Any]] | None = None,
 ) -> dict[str, Any]:
-    """The arguments of a route's decorator. `many`: the answer is a page of a list."""
+    """The arguments of a route's decorator. `many`: the answer is a page of a list.
+
+    `other_answers` are (model, example) of further good statuses.
+    """
     body = {} if takes is None else _request_body(takes, takes_example, required=not optional_body)
     kinds = [*errors, *_EVERYWHERE, *(() if open_to_all else _SIGNED_IN), *(_WITH_BODY if takes else ())]
     found = {status: _answer(answer, example, many=many)} | _problems(kinds)
+    for other, (model, shown) in (other_answers or {}).items():
+        found[other] = _answer(model, shown, many=False)
     extra: dict[str, Any] = dict(body)
     if not open_to_all:
         extra["security"] = [{"bearer": []}]
