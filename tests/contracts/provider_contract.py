@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from models.deliveries import Delivery
 from models.enums import Outcome
-from streams.providers.base import DeliveryStatus, NotificationProvider
+from streams.providers.base import DeliveryStatus, NotificationProvider, Reach
 from tests.contracts.deliveries import SECRETS
 
 
@@ -44,6 +44,8 @@ class ProviderContract:
     FAILURES: ClassVar[dict[str, Outcome]]
     #: The failure that never answers; None where there is none.
     HANG: ClassVar[str | None] = "hang"
+    #: Those of the failures that mean that nobody is served now; the others are answers. Refused accounts are left out.
+    AWAY: ClassVar[frozenset[str]] = frozenset()
 
     def delivery(self) -> Delivery:
         """A new delivery of the provider's channel."""
@@ -90,7 +92,20 @@ class ProviderContract:
     ) -> None:
         await counterpart.stop()
         result = await provider.send(self.delivery())
-        assert result.outcome is Outcome.RETRY
+        assert (result.outcome, result.reach) == (Outcome.RETRY, Reach.AWAY)
+
+    async def test_tells_an_outage_from_an_answer(
+        self, provider: NotificationProvider, counterpart: Counterpart
+    ) -> None:
+        for how, outcome in self.FAILURES.items():
+            if outcome is Outcome.BROKEN:
+                continue
+            counterpart.misbehave(how)
+            result = await provider.send(self.delivery())
+            assert (how, result.reach) == (how, Reach.AWAY if how in self.AWAY else Reach.ANSWERED)
+            counterpart.behave()
+            after = await provider.send(self.delivery())
+            assert (how, after.reach) == (how, Reach.ANSWERED)
 
     async def test_a_cancelled_send_spoils_nothing(
         self, provider: NotificationProvider, counterpart: Counterpart

@@ -14,7 +14,7 @@ from models.deliveries import Delivery
 from models.enums import Outcome
 from models.errors import Refused
 from models.requests import Options
-from streams.providers.base import UnsupportedFeature
+from streams.providers.base import Reach, UnsupportedFeature
 from streams.providers.sendgrid import SendGridProvider, payload
 from tests.contracts.deliveries import (
     API_KEY,
@@ -79,6 +79,7 @@ class TestSendGrid(ProviderContract):
         "cut_body": Outcome.AMBIGUOUS,
         "garbage": Outcome.AMBIGUOUS,
     }
+    AWAY: ClassVar[frozenset[str]] = frozenset({"429", "503", "reset", "cut", "cut_body", "garbage"})
 
     def delivery(self) -> Delivery:
         return email_delivery()
@@ -157,6 +158,7 @@ class TestSendGrid(ProviderContract):
     async def test_a_wrong_type_is_permanent(self, provider: SendGridProvider) -> None:
         result = await provider.send(email_delivery(options=Options(provider={"asm": 7})))
         assert (result.outcome, result.reason) == (Outcome.PERMANENT, "refused options.provider.asm")
+        assert result.reach is Reach.NOT_ASKED
 
     async def test_a_long_tag_is_permanent(self, provider: SendGridProvider) -> None:
         result = await provider.send(email_delivery(options=email_options(tags=("x" * 256,))))
@@ -172,7 +174,15 @@ class TestSendGrid(ProviderContract):
         counterpart.misbehave("hang")
         result = await provider.send(self.delivery())
         await provider.close()
-        assert (result.outcome, result.reason) == (Outcome.AMBIGUOUS, "timeout")
+        assert (result.outcome, result.reason, result.reach) == (Outcome.AMBIGUOUS, "timeout", Reach.AWAY)
+
+    @pytest.mark.parametrize(("status", "reach"), [(502, Reach.AWAY), (504, Reach.AWAY), (501, Reach.ANSWERED)])
+    async def test_a_gateway_s_word_is_no_answer_of_the_vendor(
+        self, provider: SendGridProvider, counterpart: SendGridServer, status: int, reach: Reach
+    ) -> None:
+        counterpart.status = status
+        result = await provider.send(self.delivery())
+        assert (result.outcome, result.reason, result.reach) == (Outcome.RETRY, str(status), reach)
 
     async def test_a_wrong_key_is_broken_and_not_told(self, counterpart: SendGridServer) -> None:
         provider = sendgrid_provider(counterpart, sendgrid_api_key="SG.wrong-key")

@@ -14,7 +14,7 @@ import pytest
 from models.deliveries import Delivery
 from models.enums import Outcome
 from models.errors import Refused
-from streams.providers.base import UnsupportedFeature
+from streams.providers.base import Reach, UnsupportedFeature
 from streams.providers.smtp import SmtpProvider
 from tests.contracts.deliveries import (
     HTML,
@@ -73,6 +73,7 @@ class TestSmtp(ProviderContract):
         f"DATA 554 5.7.1 spam: {SUBJECT}": Outcome.PERMANENT,
         "DATA 535 5.7.8 credentials expired": Outcome.BROKEN,
     }
+    AWAY: ClassVar[frozenset[str]] = frozenset(how for how in FAILURES if " 421 " in how)
 
     def delivery(self) -> Delivery:
         return email_delivery()
@@ -177,6 +178,7 @@ class TestSmtp(ProviderContract):
     ) -> None:
         result = await provider.send(email_delivery(to="ada@example.com, eve@example.com"))
         assert (result.outcome, result.reason) == (Outcome.PERMANENT, "refused recipient.email")
+        assert result.reach is Reach.NOT_ASKED
         assert counterpart.sessions == 0
 
 

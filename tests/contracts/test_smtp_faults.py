@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.enums import Outcome
+from streams.providers.base import Reach
 from streams.providers.smtp import SmtpProvider
 from tests.contracts.deliveries import email_delivery, email_options, settings
 from tests.contracts.raw_smtp import DROP, HANG, RawSmtp
@@ -62,6 +63,29 @@ async def test_each_point_of_the_dialogue(server: RawSmtp, verb: str, reply: str
     assert result.outcome is outcome, result
     server.replies.clear()
     assert (await provider.send(email_delivery())).outcome is Outcome.SENT
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("verb", "reply", "reach"),
+    [
+        ("GREETING", DROP, Reach.AWAY),
+        ("GREETING", HANG, Reach.AWAY),
+        ("GREETING", "421 4.3.2 too many connections", Reach.AWAY),
+        ("EHLO", "451 not now", Reach.AWAY),
+        ("MAIL", HANG, Reach.AWAY),
+        ("MAIL", "451 4.3.0 disk full", Reach.ANSWERED),
+        ("RCPT", "450 4.7.1 greylisted", Reach.ANSWERED),
+        ("DATA", "421 4.3.2 shutting down", Reach.AWAY),
+        ("DOT", DROP, Reach.AWAY),
+        ("DOT", HANG, Reach.AWAY),
+        ("DOT", "451 4.3.0 disk full", Reach.ANSWERED),
+    ],
+)
+async def test_an_outage_is_told_from_an_answer(server: RawSmtp, verb: str, reply: str, reach: Reach) -> None:
+    server.replies[verb] = reply
+    provider = provider_of(server)
+    assert (await provider.send(email_delivery())).reach is reach
     await provider.close()
 
 
