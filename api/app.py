@@ -30,6 +30,7 @@ from api.routes import (
     preferences,
     previews,
     queues,
+    rate_limits,
     reading,
     service,
     templates,
@@ -41,6 +42,7 @@ from streams.domain.templates import Renderer
 from streams.intake import Intake
 from streams.markers import Markers
 from streams.producer import Publisher
+from streams.rate_limits import LimitScripts
 
 VERSION = "0.1.0"
 #: `previews` before `templates`: there is no template called preview.
@@ -55,6 +57,7 @@ _ROUTERS = (
     preferences,
     inbox,
     queues,
+    rate_limits,
     dlq,
 )
 
@@ -122,6 +125,7 @@ async def _open(
         renderer=renderer,
         probes=health,
         markers=markers,
+        limits=LimitScripts(redis, key_prefix=settings.redis_key_prefix),
     )
 
 

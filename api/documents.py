@@ -32,7 +32,7 @@ TAGS = [
     {"name": "categories", "description": "What preferences and defaults hang on."},
     {"name": "people", "description": "Contacts, devices and preferences."},
     {"name": "inbox", "description": "The caller's in-app messages."},
-    {"name": "operators", "description": "What waits where."},
+    {"name": "operators", "description": "What waits where, and limits."},
     {"name": "service", "description": "Whether it lives and what it misses."},
 ]
 

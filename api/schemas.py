@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from models.addresses import EmailAddress, PhoneNumber
 from models.enums import Channel, Priority
 from models.json_values import JsonObject, Maybe, Text
+from models.limits import Scope
 from models.requests import Contract, Key, Locale, Timezone
 
 _ZONES = frozenset(available_timezones())
@@ -215,3 +216,23 @@ class NewCategoryBody(CategoryBody):
     """A new category."""
 
     key: Key
+
+
+# -- limits
+
+MAX_PERMITS = 1_000_000
+#: A month: what is counted over a longer time is no pace.
+MAX_PER_SECONDS = 31 * 86_400
+
+
+class RateLimitBody(Contract):
+    """So many permits in so many seconds; scope and target are in the path."""
+
+    scope: Annotated[Maybe[Scope], Field(description="As in the path, or left out.")] = None
+    target: Annotated[Maybe[Text], Field(description="As in the path, or left out.")] = None
+    permits: Annotated[int, Field(ge=1, le=MAX_PERMITS)]
+    per_seconds: Annotated[int, Field(ge=1, le=MAX_PER_SECONDS)]
+    burst: Annotated[
+        Maybe[Annotated[int, Field(ge=1, le=MAX_PERMITS)]],
+        Field(description="How many may pass at once after a quiet time. Absent: as many as `permits`."),
+    ] = None

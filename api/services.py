@@ -17,6 +17,7 @@ from models.settings import Settings
 from streams.domain.templates import Renderer
 from streams.intake import Accepted
 from streams.markers import Markers
+from streams.rate_limits import LimitScripts
 from streams.records import Headers
 
 
@@ -47,3 +48,4 @@ class Services:
     renderer: Renderer
     probes: Probes
     markers: Markers
+    limits: LimitScripts

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas import QuietHours
 from models.enums import Channel, Priority, Status
+from models.limits import Scope
 from streams.queues import QueueState
 
 
@@ -201,6 +202,32 @@ class ServerState(BaseModel):
 
     ok: bool
     missing: str | None = None
+
+
+class BucketView(BaseModel):
+    """How full a shared bucket is; as it was sampled last where Redis doesn't answer."""
+
+    tokens: float
+    at: datetime
+    source: Literal["redis", "sample"]
+    held_seconds: Annotated[
+        float | None, Field(description="The provider asked to be left alone for so long (Retry-After).")
+    ] = None
+
+
+class RateLimitView(BaseModel):
+    """A limit. In any t seconds no more than burst + t x permits / per_seconds pass."""
+
+    scope: Scope
+    target: str
+    permits: int
+    per_seconds: int
+    burst: int
+    created_at: datetime
+    updated_at: datetime
+    bucket: Annotated[
+        BucketView | None, Field(description="Of channels and providers; people have one bucket each.")
+    ] = None
 
 
 class ReadyView(BaseModel):

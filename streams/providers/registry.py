@@ -30,6 +30,11 @@ _PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]
 }
 
 
+def provider_names() -> list[str]:
+    """The names of all providers there are."""
+    return sorted({name for _, name in _PROVIDERS})
+
+
 def build_chain(
     channel: Channel, settings: Settings, *, inbox: Inbox, announcer: Announcer
 ) -> list[NotificationProvider]:

@@ -5,7 +5,7 @@ definitions fresh.
 """
 
 from streams.rate_limits.opening import limits_redis, open_rate_limits
-from streams.rate_limits.scripts import Reservation, State
+from streams.rate_limits.scripts import LimitScripts, Reservation, State
 from streams.rate_limits.service import Grant, RateLimits
 
-__all__ = ["Grant", "RateLimits", "Reservation", "State", "limits_redis", "open_rate_limits"]
+__all__ = ["Grant", "LimitScripts", "RateLimits", "Reservation", "State", "limits_redis", "open_rate_limits"]

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.ids import fresh
 from models.settings import Settings
-from streams.rate_limits.scripts import Scripts
+from streams.rate_limits.scripts import LimitScripts
 from streams.rate_limits.service import RateLimits
 from streams.rate_limits.upkeep import Upkeep
 
@@ -40,7 +40,7 @@ def limits_redis(settings: Settings) -> Redis:
 async def open_rate_limits(settings: Settings, engine: AsyncEngine) -> AsyncIterator[RateLimits]:
     """The limits of this process, kept fresh until the end. Waits for no server."""
     redis = limits_redis(settings)
-    scripts = Scripts(redis, key_prefix=settings.redis_key_prefix)
+    scripts = LimitScripts(redis, key_prefix=settings.redis_key_prefix)
     limits = RateLimits(scripts, workers=settings.workers)
     upkeep = Upkeep(limits, scripts, engine=engine, worker=f"{socket.gethostname()}-{os.getpid()}-{fresh().hex[-8:]}")
     task = asyncio.create_task(upkeep.run(), name="limits")

@@ -67,10 +67,11 @@ class Workers:
     is_our_turn: bool
 
 
-class Scripts:
+class LimitScripts:
     """The scripts on one Redis. Errors of the client pass through."""
 
     def __init__(self, redis: Redis, *, key_prefix: str) -> None:
+        self._redis = redis
         self._prefix = f"{key_prefix}limit:"
         self._buckets = redis.register_script((_FOLDER / "token_bucket.lua").read_text())
         self._slots = redis.register_script((_FOLDER / "user_slots.lua").read_text())
@@ -90,10 +91,13 @@ class Scripts:
         """Grants none of the provider's tokens for so long."""
         await self._run("hold", max(1, wait // timedelta(milliseconds=1)), (), provider)
 
-    async def peek(self, limits: Sequence[Limit], provider: str) -> State:
-        """The hold, and the first limit's tokens, taking none."""
-        held_us, *tokens = await self._run("peek", 0, limits, provider)
-        return State(tokens=(tokens or [0])[0] / _MICROSECONDS, held_seconds=held_us / _MICROSECONDS)
+    async def states(self, limits: Sequence[Limit]) -> list[State]:
+        """How the bucket of each limit is, taking nothing from it."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for limit in limits:
+                await self._run("peek", 0, [limit], limit.target, client=pipe)
+            replies = await pipe.execute()
+        return [State(tokens / _MICROSECONDS, held_us / _MICROSECONDS) for held_us, tokens in replies]
 
     async def reserve(self, asked: Sequence[tuple[Reservation, Limit, float]]) -> list[Slot]:
         """A slot for each request under its limit; the third is how many seconds are known to be taken already."""
@@ -123,6 +127,7 @@ class Scripts:
         limits: Sequence[Limit],
         provider: str,
         priority: Priority = Priority.HIGH,
+        client: Redis | None = None,
     ) -> Any:
         keys = [f"{self._prefix}hold:{provider}"]
         values: list[Any] = [operation, number]
@@ -130,4 +135,4 @@ class Scripts:
             rate: Rate = rate_of(limit)
             keys.append(f"{self._prefix}bucket:{limit.scope}:{limit.target}")
             values += (rate.per_second, rate.burst, rate.left_to_higher(priority))
-        return await self._buckets(keys=keys, args=values)
+        return await self._buckets(keys=keys, args=values, client=client)

@@ -17,7 +17,7 @@ from models.limits import Limit
 from streams.domain.limits import Definitions
 from streams.metrics import LIMIT_TOKENS, LIMITS_LOCAL
 from streams.rate_limits.local import LocalBuckets, LocalSlots
-from streams.rate_limits.scripts import Reservation, Scripts, Taken, Workers
+from streams.rate_limits.scripts import LimitScripts, Reservation, Taken, Workers
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Grant:
 class RateLimits:
     """The limits of one process; all its lanes ask the same one."""
 
-    def __init__(self, scripts: Scripts, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, scripts: LimitScripts, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._scripts = scripts
         self._configured_workers = workers
         self._workers = workers

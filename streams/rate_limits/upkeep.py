@@ -12,7 +12,7 @@ from models.limits import Sample
 from models.repositories import rate_limits
 from streams.domain.limits import Definitions
 from streams.errors import is_passing
-from streams.rate_limits.scripts import Scripts
+from streams.rate_limits.scripts import LimitScripts
 from streams.rate_limits.service import RateLimits
 
 log = structlog.get_logger()
@@ -24,7 +24,7 @@ REFRESH_SECONDS = 1.0
 class Upkeep:
     """Refreshes until it is cancelled. While a server is away, what was known last holds."""
 
-    def __init__(self, limits: RateLimits, scripts: Scripts, *, engine: AsyncEngine, worker: str) -> None:
+    def __init__(self, limits: RateLimits, scripts: LimitScripts, *, engine: AsyncEngine, worker: str) -> None:
         self._limits = limits
         self._scripts = scripts
         self._engine = engine
@@ -63,7 +63,7 @@ class Upkeep:
             return
         try:
             async with asyncio.timeout(5):
-                states = await asyncio.gather(*(self._scripts.peek([limit], limit.target) for limit in shared))
+                states = await self._scripts.states(shared)
                 now = datetime.now(UTC)
                 samples = [
                     Sample(scope=limit.scope, target=limit.target, tokens=state.tokens, sampled_at=now)

@@ -56,6 +56,10 @@ MATRIX = [
     ("POST", "/inbox/read-all", {"user", "admin"}),
     ("GET", "/queues", {"admin"}),
     ("GET", "/queues/contacts", {"admin"}),
+    ("GET", "/rate-limits", {"admin"}),
+    ("GET", "/rate-limits/channel/sms", {"admin"}),
+    ("PUT", "/rate-limits/channel/sms", {"admin"}),
+    ("DELETE", "/rate-limits/channel/sms", {"admin"}),
 ]
 
 

@@ -20,7 +20,7 @@ from models.limits import Limit, Scope
 from models.settings import Settings
 from streams.domain.limits import Bucket, Definitions, Rate
 from streams.rate_limits import RateLimits, Reservation, limits_redis
-from streams.rate_limits.scripts import Scripts
+from streams.rate_limits.scripts import LimitScripts
 from streams.rate_limits.service import AWAY_SECONDS
 
 EMAIL, HIGH, NORMAL, LOW = Channel.EMAIL, Priority.HIGH, Priority.NORMAL, Priority.LOW
@@ -38,12 +38,12 @@ async def redis(valkey: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def scripts(redis: Redis) -> Scripts:
-    return Scripts(redis, key_prefix="")
+def scripts(redis: Redis) -> LimitScripts:
+    return LimitScripts(redis, key_prefix="")
 
 
 @pytest.fixture
-def limits(scripts: Scripts) -> RateLimits:
+def limits(scripts: LimitScripts) -> RateLimits:
     return RateLimits(scripts)
 
 
@@ -195,7 +195,7 @@ async def test_many_takers_never_get_more_than_the_rate_and_the_burst(valkey: st
     async def taker(seed: int) -> None:
         chance = random.Random(seed)
         client = Redis.from_url(valkey.removesuffix("/0") + "/9")
-        own = RateLimits(Scripts(client, key_prefix=""))
+        own = RateLimits(LimitScripts(client, key_prefix=""))
         own.define(Definitions.of([smtp(rate, burst=30)]))
         until = time.monotonic() + 2.0
         while (asked_at := time.monotonic()) < until:
@@ -243,7 +243,7 @@ async def test_low_leaves_room_for_high_while_it_is_busy(limits: RateLimits) -> 
 # -- the same sums in Lua and Python
 
 
-async def test_lua_and_python_count_alike(scripts: Scripts, redis: Redis) -> None:
+async def test_lua_and_python_count_alike(scripts: LimitScripts, redis: Redis) -> None:
     chance = random.Random(7)
     for _ in range(150):
         burst, tokens = chance.randint(1, 1000), chance.random() * 1000
@@ -263,7 +263,7 @@ async def test_lua_and_python_count_alike(scripts: Scripts, redis: Redis) -> Non
 # -- holds
 
 
-async def test_a_hold_is_everybodys(limits: RateLimits, scripts: Scripts) -> None:
+async def test_a_hold_is_everybodys(limits: RateLimits, scripts: LimitScripts) -> None:
     other = RateLimits(scripts)
     for one in (limits, other):
         one.define(Definitions())
@@ -278,7 +278,7 @@ async def test_a_hold_is_everybodys(limits: RateLimits, scripts: Scripts) -> Non
         assert (await one.take(EMAIL, "smtp", HIGH, 10)).granted == 10
 
 
-async def test_of_two_holds_the_longer_counts(limits: RateLimits, scripts: Scripts) -> None:
+async def test_of_two_holds_the_longer_counts(limits: RateLimits, scripts: LimitScripts) -> None:
     other = RateLimits(scripts)
     other.define(Definitions())
     await limits.hold("smtp", 20)
@@ -351,7 +351,7 @@ async def test_the_limit_of_all_counts_over_all_categories_without_their_own(lim
     assert [wait > 0 for wait in waits] == [False, False, True, False, True]
 
 
-async def test_asking_again_gives_the_same_slot(limits: RateLimits, scripts: Scripts, old: None) -> None:
+async def test_asking_again_gives_the_same_slot(limits: RateLimits, scripts: LimitScripts, old: None) -> None:
     limits.define(news(permits=1, per_seconds=10, burst=1))
     asked = [a_request() for _ in range(5)]
     first = await limits.reserve(asked)
@@ -449,7 +449,7 @@ class Clock:
 
 def nowhere() -> RateLimits:
     settings = Settings(database_url="postgresql://localhost/x", redis_url="redis://127.0.0.1:1/0")
-    return RateLimits(Scripts(limits_redis(settings), key_prefix=""), workers=2, clock=Clock())
+    return RateLimits(LimitScripts(limits_redis(settings), key_prefix=""), workers=2, clock=Clock())
 
 
 async def test_away_each_process_uses_half_its_share() -> None:
@@ -493,9 +493,9 @@ async def test_away_a_hold_is_kept() -> None:
 
 
 class Broken:
-    """Scripts of a server that hangs or is away, as told; by the constructor, in the real ones' place."""
+    """LimitScripts of a server that hangs or is away, as told; by the constructor, in the real ones' place."""
 
-    def __init__(self, behind: Scripts) -> None:
+    def __init__(self, behind: LimitScripts) -> None:
         self.behind = behind
         self.is_away = False
         self.asked = 0
@@ -510,7 +510,7 @@ class Broken:
         return ask
 
 
-async def test_a_server_that_hangs_is_not_asked_for_each_batch(scripts: Scripts) -> None:
+async def test_a_server_that_hangs_is_not_asked_for_each_batch(scripts: LimitScripts) -> None:
     broken, clock = Broken(scripts), Clock()
     limits = RateLimits(broken, clock=clock)  # type: ignore[arg-type]
     limits.define(Definitions.of([smtp(1000, burst=1000)]))
@@ -527,7 +527,7 @@ async def test_a_server_that_hangs_is_not_asked_for_each_batch(scripts: Scripts)
     assert broken.asked == 4
 
 
-async def test_slots_that_were_given_alone_count_when_the_server_is_back(scripts: Scripts, old: None) -> None:
+async def test_slots_that_were_given_alone_count_when_the_server_is_back(scripts: LimitScripts, old: None) -> None:
     broken = Broken(scripts)
     limits = RateLimits(broken)  # type: ignore[arg-type]
     limits.define(news(permits=2, burst=1))
@@ -541,7 +541,7 @@ async def test_slots_that_were_given_alone_count_when_the_server_is_back(scripts
     assert after > alone[-1]
 
 
-async def test_tokens_taken_alone_are_not_given_back_to_the_server(scripts: Scripts, redis: Redis) -> None:
+async def test_tokens_taken_alone_are_not_given_back_to_the_server(scripts: LimitScripts, redis: Redis) -> None:
     broken = Broken(scripts)
     limits = RateLimits(broken)  # type: ignore[arg-type]
     limits.define(Definitions.of([smtp(1, per_seconds=1000, burst=100)]))
@@ -552,13 +552,14 @@ async def test_tokens_taken_alone_are_not_given_back_to_the_server(scripts: Scri
     broken.is_away = False
     await limits.sign_of_life("w-1")
     await limits.give_back(EMAIL, "smtp", 4)
-    assert (await scripts.peek([smtp(1, per_seconds=1000, burst=100)], "smtp")).tokens == pytest.approx(6, abs=0.1)
+    [state] = await scripts.states([smtp(1, per_seconds=1000, burst=100)])
+    assert state.tokens == pytest.approx(6, abs=0.1)
 
 
 # -- workers
 
 
-async def test_workers_count_themselves_and_one_takes_samples(scripts: Scripts, redis: Redis) -> None:
+async def test_workers_count_themselves_and_one_takes_samples(scripts: LimitScripts, redis: Redis) -> None:
     answers = [await scripts.sign_of_life(f"w-{number}") for number in range(3)]
     assert [answer.alive for answer in answers] == [1, 2, 3]
     assert [answer.is_our_turn for answer in answers] == [True, False, False]
@@ -567,7 +568,7 @@ async def test_workers_count_themselves_and_one_takes_samples(scripts: Scripts, 
     assert (await scripts.sign_of_life("w-1")).alive == 2
 
 
-async def test_the_share_follows_the_workers(scripts: Scripts) -> None:
+async def test_the_share_follows_the_workers(scripts: LimitScripts) -> None:
     broken = Broken(scripts)
     limits = RateLimits(broken, workers=1)  # type: ignore[arg-type]
     for number in range(5):
