@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -36,6 +37,8 @@ _BATCH_RECORDS = 128
 _TINY_BATCH = 16
 #: An attempt that somebody else holds is asked for again so often, until it has an outcome or its lease ends.
 _ASK_AGAIN_SECONDS = 1.0
+#: So soon a limit that was changed is noticed.
+_LONGEST_PAUSE_SECONDS = 1.0
 #: How long a rebalance waits for the calls under way; then their partitions go, and they end on their own.
 _QUIESCE_SECONDS = 1.0
 #: How long the end of the process waits for them: a call, and its row.
@@ -58,6 +61,8 @@ class _Refused:
     entry: Entry
     taken: Taken
     claim: Claim
+    #: It alone waits so long; None where the whole chain does.
+    wait: timedelta | None
 
 
 class Sender:
@@ -124,7 +129,7 @@ class Sender:
 
     async def _start_some(self) -> int:
         """One claim's worth of calls; returns how many records it took."""
-        turn = self._chain.pick(max(1, self._room))
+        turn = self._chain.pick(max(1, self._room), self._priority)
         if isinstance(turn, Hold):
             with self._progress.holding(turn.reason):
                 await self._chain.wait(turn.until)
@@ -134,9 +139,11 @@ class Sender:
         called = await self._claim(turn, entries) if entries else 0
         await self._give_back(turn, grant.granted, called)
         self._progress.beat()
-        if not grant.granted:
+        if grant.is_held:
+            self._chain.hold(turn.provider.name, grant.wait_seconds)
+        elif not grant.granted:
             with self._progress.holding("pace"):
-                await asyncio.sleep(grant.wait_seconds)
+                await asyncio.sleep(min(grant.wait_seconds, _LONGEST_PAUSE_SECONDS))
         return len(entries)
 
     async def _give_back(self, turn: Turn, granted: int, called: int) -> None:
@@ -159,7 +166,8 @@ class Sender:
                 self._in_doubt += 1
                 self._spawn(self._call(turn, entry, one, claim, started))
             elif claim is not None and claim.is_leased:
-                self._ask_again(entry)
+                # Somebody has the attempt, maybe this process since a moment ago.
+                self._put_back(entry, _ASK_AGAIN_SECONDS)
             else:
                 if claim is not None:
                     self._stage.settle(one, claim, batch.results)
@@ -190,20 +198,28 @@ class Sender:
         batch.entries.append(entry)
         self.window.let_next(entry)
 
-    def _ask_again(self, entry: Entry) -> None:
-        """Somebody has the attempt, maybe this process since a moment ago: it stays first of its user."""
-        asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, self.window.put_back, entry)
+    def _put_back(self, entry: Entry, seconds: float) -> None:
+        """It stays first of its user and is asked for again."""
+        if seconds > 0:
+            asyncio.get_running_loop().call_later(seconds, self.window.put_back, entry)
+        else:
+            self.window.put_back(entry)
 
     async def _call(self, turn: Turn, entry: Entry, one: Taken, claim: Claim, claimed_at: float) -> None:
         seconds_left = self._lease_seconds - (time.monotonic() - claimed_at)
-        result = await self._chain.call(turn, one.delivery, seconds_left=seconds_left)
+        result = await self._chain.call(turn, one.delivery, seconds_left=seconds_left, take=self._take_one)
         if result.outcome is Outcome.BROKEN:
-            self._refused.append(_Refused(entry, one, claim))
+            self._refused.append(_Refused(entry, one, claim, result.retry_after))
         else:
             self._batch.entries.append(entry)
             self._batch.called.append(Called(one, self._stage.attempt(one.delivery, claim, result)))
             self.window.let_next(entry)
         self.window.changed.set()
+
+    async def _take_one(self, provider: str) -> bool:
+        """A token for a fail-over."""
+        grant = await self._limits.take(self._channel, provider, self._priority, 1)
+        return grant.granted == 1
 
     # The second loop
 
@@ -225,7 +241,7 @@ class Sender:
             await self._stage.release([(each.taken, each.claim) for each in refused])
             self._in_doubt -= len(refused)
             for each in refused:
-                self.window.put_back(each.entry)
+                self._put_back(each.entry, each.wait.total_seconds() if each.wait else 0.0)
 
     async def _finish(self) -> None:
         batch, self._batch = self._batch, _Batch()
