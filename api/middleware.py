@@ -5,6 +5,8 @@ Plain ASGI, as it is on the path of every request.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import time
 from typing import Any
@@ -23,6 +25,8 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,128}$")
 #: Answers are for the caller alone, and what they say they are.
 _FIXED = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 _SLOW_SECONDS = 1.0
+#: Whatever hangs, the caller has an answer within 10 s; each single step has a shorter deadline of its own.
+ANSWER_SECONDS = 9.0
 
 
 def request_id(scope: Scope) -> str:
@@ -41,8 +45,9 @@ def route_of(scope: Scope) -> str:
 class Edge:
     """Gives each request an id, turns every exception into a problem document, counts and logs."""
 
-    def __init__(self, app: ASGIApp, *, root_path: str = "") -> None:
+    def __init__(self, app: ASGIApp, *, root_path: str = "", answer_seconds: float = ANSWER_SECONDS) -> None:
         self._app = app
+        self._answer_seconds = answer_seconds
         self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,9 +56,11 @@ class Edge:
             return
         began = time.perf_counter()
         scope["root_path"] = self._root_path
-        answer = _Answer(scope, send)
+        deadline = asyncio.timeout(self._answer_seconds)
+        answer = _Answer(scope, send, deadline)
         try:
-            await self._app(scope, receive, answer.send)
+            async with deadline:
+                await self._app(scope, _Patient(receive, deadline, self._answer_seconds), answer.send)
         except ClientDisconnect:
             answer.status = 499  # The usual number for a caller who went away; nobody is there to read it.
         except Exception as error:
@@ -76,10 +83,31 @@ class Edge:
         )
 
 
+class _Patient:
+    """What comes from the caller; the time that they take is theirs."""
+
+    def __init__(self, receive: Receive, deadline: asyncio.Timeout, seconds: float) -> None:
+        self._receive = receive
+        self._seconds = seconds
+        self._deadline = deadline
+
+    async def __call__(self) -> Message:
+        _set(self._deadline, None)
+        message = await self._receive()
+        _set(self._deadline, asyncio.get_running_loop().time() + self._seconds)
+        return message
+
+
+def _set(deadline: asyncio.Timeout, when: float | None) -> None:
+    with contextlib.suppress(RuntimeError):  # it is over: what goes on now is cleaning up
+        deadline.reschedule(when)
+
+
 class _Answer:
     """One answer on its way out."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, deadline: asyncio.Timeout) -> None:
+        self._deadline = deadline
         self.request_id = request_id(scope)
         self.status = 500
         self._started = False
@@ -90,6 +118,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._started = True
+            _set(self._deadline, None)
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._fixed]
         await self._send(message)
