@@ -7,14 +7,35 @@ from typing import Annotated
 
 import typer
 
+#: For the help; the names themselves are `streams.app.part_names()`.
+LANES = (
+    "requests-{high,normal,low}",
+    "send-{email,sms,push,in_app}-{high,normal,low}",
+    "contacts",
+    "delay-{1s,5s,30s,2m,10m,1h}",
+    "outbox",
+    "schedules",
+    "queue-metrics",
+    "replays",
+)
+
 
 def worker(
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Run only these lanes; patterns such as 'send-email-*' work. May be given more than once."),
+        typer.Option(
+            metavar="LANE",
+            help="Run only this lane, or those that a pattern fits ('send-email-*'). May be given more than once. "
+            f"There are: {', '.join(LANES)}.",
+        ),
     ] = None,
 ) -> None:
-    """Run the lanes, until SIGTERM."""
+    """Run the lanes, until SIGTERM: then finish what was begun, and end within 20 seconds.
+
+    As many processes as you like share the lanes, up to KAFKA_PARTITIONS for each; every lane must run somewhere
+    (`comms queues` names those that nobody reads). Ends with 1 when a lane met something unforeseen: a supervisor is to
+    start it again.
+    """
     import uvloop
     from prometheus_client import start_http_server
 
