@@ -93,6 +93,8 @@ class Sender:
         self._is_quiet = False
         #: Calls without a recorded outcome: what a crash now would leave unknown.
         self._in_doubt = 0
+        #: Records taken from the batch and not told yet.
+        self._untold = 0
         self._batch = _Batch()
         self._refused: list[_Refused] = []
         self._telling: asyncio.Task[None] | None = None
@@ -247,6 +249,7 @@ class Sender:
         batch, self._batch = self._batch, _Batch()
         if not batch.entries:
             return
+        self._untold += len(batch.entries)
         started = time.monotonic()
         results = await self._stage.record(batch.called, batch.results)
         self._in_doubt -= len(batch.called)
@@ -261,6 +264,7 @@ class Sender:
         """Beside the recording of the next batch, but never two at once: a user's events keep their order."""
         started = time.monotonic()
         await self._stage.tell(results)
+        self._untold -= len(entries)
         self._acknowledge(self.window.finish(entries))
         self._progress.beat()
         BATCH_SECONDS.labels(self._lane, "tell").observe(time.monotonic() - started)
@@ -286,8 +290,7 @@ class Sender:
 
     @property
     def _is_idle(self) -> bool:
-        told = self._telling is None or self._telling.done()
-        return told and not self._in_doubt and not self._batch.entries and not self._refused
+        return not (self._in_doubt or self._untold or self._batch.entries or self._refused)
 
     # What both are made of
 
