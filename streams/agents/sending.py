@@ -91,6 +91,7 @@ class Sender:
         self._lease_seconds = lease_seconds
         self._patience_seconds = patience_seconds
         self._is_quiet = False
+        self._is_claiming = False
         #: Calls without a recorded outcome: what a crash now would leave unknown.
         self._in_doubt = 0
         #: Records taken from the batch and not told yet.
@@ -138,7 +139,9 @@ class Sender:
             return 0
         grant = await self._limits.take(self._channel, turn.provider.name, self._priority, turn.calls)
         entries = self.window.take(grant.granted) if not self._is_quiet else []
+        self._is_claiming = bool(entries)
         called = await self._claim(turn, entries) if entries else 0
+        self._is_claiming = False
         await self._give_back(turn, grant.granted, called)
         self._progress.beat()
         if grant.is_held:
@@ -290,7 +293,7 @@ class Sender:
 
     @property
     def _is_idle(self) -> bool:
-        return not (self._in_doubt or self._untold or self._batch.entries or self._refused)
+        return not (self._is_claiming or self._in_doubt or self._untold or self._batch.entries or self._refused)
 
     # What both are made of
 
