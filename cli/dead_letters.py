@@ -1,58 +1,28 @@
-"""Reading one dead letter from its topic: why it died and where it came from; its content only when asked for."""
+"""Dead letters at the terminal: one of them shown, many of them written to a file."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hashlib
-import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 
-from aiokafka import TopicPartition
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cli import CommandError
-from cli.servers import kafka_admin, kafka_reader, partitions
-from models.addresses import masked
-from models.ids import rfc3339
+from cli.render import as_json
+from cli.servers import database, database_engine, letters
+from models.errors import Refused
+from models.repositories import audit, dead_letter_search
+from models.repositories.dead_letter_search import StoredLetter, Wanted
 from models.settings import Settings
-from streams.letter_headers import HEADERS, REPLAY_GENERATION, REPLAY_OF, TRUNCATED
-from streams.records import Incoming, headers_from
-from streams.topics import DEAD_LETTERS
+from streams.letter_view import described, exported, fate, indexed
+from streams.letters import LetterReader, Place
+from streams.records import Incoming
 
-_ID = re.compile(r"^(\d{1,9})-(\d{1,18})$", re.ASCII)
-_READ_SECONDS = 15.0
-#: Headers whose values the service knows to be harmless. Others may hold anything, so they count as content.
-_HARMLESS = HEADERS | {
-    "content-type",
-    "traceparent",
-    "due-at",
-    "return-topic",
-    "client-id",
-    TRUNCATED,
-    REPLAY_GENERATION,
-    REPLAY_OF,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a dead letter lies in its topic."""
-
-    partition: int
-    offset: int
-
-    @classmethod
-    def of(cls, identifier: str) -> Place:
-        """Raises CommandError when the id isn't `<partition>-<offset>`."""
-        match = _ID.match(identifier)
-        if match is None:
-            raise CommandError("a dead letter's id is <partition>-<offset>, as `comms dlq list` shows it")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.partition}-{self.offset}"
+_BATCH_LETTERS = 200
 
 
 async def read(settings: Settings, place: Place) -> Incoming:
@@ -61,91 +31,93 @@ async def read(settings: Settings, place: Place) -> Incoming:
     Raises:
         CommandError: when it isn't there (any more), or the broker doesn't answer.
     """
-    topic = settings.kafka_topic_prefix + DEAD_LETTERS
-    where = TopicPartition(topic, place.partition)
-    async with kafka_admin(settings) as admin:
-        if place.partition not in (await partitions(admin)).get(topic, ()):
-            raise CommandError(f"the topic {topic} has no partition {place.partition}")
-    async with kafka_reader(settings) as consumer:
-        first = (await consumer.beginning_offsets([where]))[where]
-        end = (await consumer.end_offsets([where]))[where]
-        if not first <= place.offset < end:
-            held = f"offsets {first} to {end - 1}" if end > first else "nothing"
-            raise CommandError(f"no dead letter {place}: partition {place.partition} holds {held}")
-        consumer.assign([where])
-        consumer.seek(where, place.offset)
+    found = await _look(settings, place)
+    if isinstance(found, CommandError):
+        raise found
+    return found
+
+
+async def _look(settings: Settings, place: Place) -> Incoming | CommandError:
+    async with letters(settings) as reader:
+        record = await reader.one(place)
+        if record is not None:
+            return record
         try:
-            record = await asyncio.wait_for(consumer.getone(where), _READ_SECONDS)
-        except TimeoutError:
-            raise CommandError(f"{topic} gave no record at {place} within {_READ_SECONDS:g} s") from None
-    if record.offset != place.offset:
-        raise CommandError(f"no dead letter {place}: that offset holds no record")
-    return Incoming(
-        DEAD_LETTERS,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        headers_from(record.headers),
-    )
+            first, end = await reader.held(place.partition)
+        except Refused as error:
+            return CommandError(error.reason)
+    held = f"offsets {first} to {end - 1}" if end > first else "nothing"
+    return CommandError(f"no dead letter {place}: partition {place.partition} holds {held}")
 
 
-def described(record: Incoming, *, content: bool) -> dict[str, Any]:
-    """The dead letter for people and programs. Without `content` its value is told by size and hash only."""
-    told = {
-        "id": f"{record.partition}-{record.offset}",
-        "failed_at": record.header("failed-at"),
-        "stage": record.header("stage"),
-        "error_class": record.header("error-class"),
-        "error_reason": record.header("error-reason"),
-        "attempts": _number(record.header("attempts")),
-        "notification_id": record.header("notification-id"),
-        "channel": record.header("channel"),
-        "source": {
-            "topic": record.header("source-topic"),
-            "partition": _number(record.header("source-partition")),
-            "offset": _number(record.header("source-offset")),
-        },
-        "written_at": rfc3339(datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)),
-        "key": _key(record.key, content=content),
-        "headers": [
-            {"name": name, "value": _header_value(name, value, content=content)} for name, value in record.headers
-        ],
-        "value": None if record.value is None else _fingerprint(record.value),
-    }
-    if content and record.value is not None:
-        told["content"] = _content(record.value)
-    return told
+async def shown(settings: Settings, place: Place, *, who: str, because: str | None) -> dict[str, Any]:
+    """The dead letter, its row in the index, and what replaying it would do.
+
+    Its content only where a reason for that is given; then the look is written down first.
+    """
+    found = await _look(settings, place)
+    record = None if isinstance(found, CommandError) else found
+    async with database(settings) as connection:
+        row = await dead_letter_search.get(connection, str(place))
+        if row is None and isinstance(found, CommandError):
+            raise found
+        if because is not None:
+            details = {"ids": [str(place)]}
+            await audit.record(connection, who=who, act=audit.Act.LOOK, reason=because, details=details)
+    told = {} if record is None else described(record, content=because is not None)
+    told |= {} if row is None else indexed(row)
+    return told | {"is_kept": record is not None, "replay": fate(row, record)}
 
 
-def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isdecimal() else None
+async def export(settings: Settings, wanted: Wanted, file: IO[str], *, who: str, reason: str) -> int:
+    """Writes the letters that are wanted, one JSON document a line; returns how many.
+
+    Raises:
+        CommandError: when a server doesn't answer; what was written by then is whole lines.
+    """
+    count = 0
+    async with database_engine(settings) as engine, letters(settings) as reader:
+        async with engine.begin() as connection:
+            details = {"wanted": wanted.document()}
+            await audit.record(connection, who=who, act=audit.Act.EXPORT, reason=reason, details=details)
+        async for document in _documents(engine, reader, wanted):
+            file.write(as_json(document, line=True) + "\n")
+            count += 1
+    return count
 
 
-def _key(key: bytes | None, *, content: bool) -> str | None:
-    """Keys are user ids. Some producers take an address for one: that is masked."""
-    if key is None:
-        return None
-    text = key.decode("utf-8", "backslashreplace")
-    return text if content or "@" not in text else masked(text)
+async def _documents(engine: AsyncEngine, reader: LetterReader, wanted: Wanted) -> AsyncIterator[dict[str, Any]]:
+    last = Place(-1, -1)
+    while True:
+        async with engine.connect() as connection:
+            rows = await dead_letter_search.walk(
+                connection, wanted, limit=_BATCH_LETTERS, after=(last.partition, last.offset)
+            )
+        if not rows:
+            return
+        by_place: Mapping[Place, StoredLetter] = {Place.of(row.id): row for row in rows}
+        async for place, record in reader.read(list(by_place)):
+            yield exported(by_place[place], record)
+        last = max(by_place)
 
 
-def _header_value(name: str, value: bytes | None, *, content: bool) -> str | None:
-    if value is None:
-        return None
-    if name in _HARMLESS or content:
-        return value.decode("utf-8", "backslashreplace")
-    return f"({len(value)} bytes, hidden)"
+@contextmanager
+def written(name: str) -> Iterator[IO[str]]:
+    """The file to write to, for its owner's eyes only; `-` is standard output. Whole, or as it was before.
 
-
-def _fingerprint(value: bytes) -> dict[str, Any]:
-    return {"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
-
-
-def _content(value: bytes) -> dict[str, str]:
-    """The value as text where it is text, else in base64: byte for byte either way."""
+    Raises:
+        CommandError: when it can't be written.
+    """
+    if name == "-":
+        yield sys.stdout
+        return
+    path = Path(name)
+    partial = path.with_name(f"{path.name}.part")
     try:
-        return {"text": value.decode()}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(value).decode()}
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise CommandError(f"{name} can't be written ({error.strerror})") from None
+    finally:
+        partial.unlink(missing_ok=True)

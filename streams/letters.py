@@ -42,7 +42,7 @@ class Place:
         """Raises Refused when the id isn't `<partition>-<offset>`."""
         match = _ID.match(identifier)
         if match is None or int(match[1]) >= 2**31:
-            raise Refused("id", "of a dead letter is <partition>-<offset>, as `comms dlq list` shows it")
+            raise Refused("a dead letter's id", "is <partition>-<offset>, as `comms dlq list` shows it")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

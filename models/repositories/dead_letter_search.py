@@ -147,3 +147,17 @@ async def count(connection: AsyncConnection, wanted: Wanted, *, ceiling: int) ->
     """  # noqa: S608  only names from this file
     rows = await connection.execute(text(statement), {**values, "ceiling": ceiling})
     return [Count(**row._mapping) for row in rows]
+
+
+async def walk(
+    connection: AsyncConnection, wanted: Wanted, *, limit: int, after: tuple[int, int] = (-1, -1)
+) -> list[StoredLetter]:
+    """The letters that are wanted behind this (partition, offset), in the order of their topic."""
+    where, values = condition(wanted)
+    statement = f"""
+        SELECT {COLUMNS} FROM delivery_failures
+        WHERE {where} AND (dlq_partition, dlq_offset) > (:partition, :offset)
+        ORDER BY dlq_partition, dlq_offset LIMIT :limit
+    """  # noqa: S608  only names from this file
+    values |= {"partition": after[0], "offset": after[1], "limit": limit}
+    return [stored(row) for row in await connection.execute(text(statement), values)]

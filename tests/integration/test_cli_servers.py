@@ -17,16 +17,19 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import TopicPartition
+from sqlalchemy import text
 
 from cli import CommandError
 from cli.commands.topics import inspect
-from cli.dead_letters import Place, described, read
+from cli.dead_letters import read
 from cli.servers import database
 from models.enums import Channel, Stage
 from models.repositories import dead_letters as index
 from models.repositories.dead_letter_search import Wanted, find
 from models.settings import Settings
 from streams.dead_letters import Burial
+from streams.letter_view import described
+from streams.letters import Place
 from streams.records import Incoming
 from streams.topics import CATALOGUE
 from tests.fixtures.stack import Databases
@@ -153,25 +156,30 @@ async def test_a_dead_letter_is_shown_without_its_content(kafka: str) -> None:
     assert "ada@example.com" not in json.dumps(document)
 
 
-async def test_showing_content_is_written_down(kafka: str) -> None:
+async def test_showing_content_is_written_down(kafka: str, postgres: Databases, migrated: str) -> None:
     prefix = f"t{uuid4().hex[:8]}."
     await make_topics(kafka, prefix, ["notification.dlq"])
     place = await buried(kafka, prefix)
-    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka, "DATABASE_URL": "postgresql://x", "KAFKA_TOPIC_PREFIX": prefix}
+    url = postgres("letters", template=migrated)
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka, "DATABASE_URL": url, "KAFKA_TOPIC_PREFIX": prefix}
 
     hidden = await asyncio.to_thread(comms, "dlq", "show", str(place), **environment)
-    shown = await asyncio.to_thread(comms, "dlq", "show", str(place), "--content", "--json", **environment)
+    no_reason = await asyncio.to_thread(comms, "dlq", "show", str(place), "--content", **environment)
+    look = ("dlq", "show", str(place), "--content", "--reason", "ticket 7", "--by", "Grace", "--json")
+    shown = await asyncio.to_thread(comms, *look, **environment)
 
     assert hidden.returncode == 0
     assert "secret" not in hidden.stdout
     assert hidden.stderr == ""
+    assert (no_reason.returncode, no_reason.stdout) == (1, "")
+    assert "--reason is needed" in no_reason.stderr
     document = json.loads(shown.stdout)
     assert document["content"] == {"base64": "eyJ1c2VyX2lkIjogImFkYSIsICJ0ZXh0IjogInRvcCBzZWNyZXQi/w=="}
-    entry = json.loads(shown.stderr.splitlines()[0])
-    assert entry["message"] == "dead_letter_content_shown"
-    assert entry["dead_letter_id"] == str(place)
-    assert entry["who"]
     assert "secret" not in shown.stderr
+    async with database(settings_for(database_url=url)) as connection:
+        [entry] = (await connection.execute(text("SELECT * FROM audit_log"))).all()
+    assert (entry.who, entry.action, entry.reason) == ("Grace", "dead_letter_content_shown", "ticket 7")
+    assert entry.details == {"ids": [str(place)]}
 
 
 async def test_a_dead_letter_that_is_not_there_is_said_so(kafka: str) -> None:
@@ -219,7 +227,7 @@ async def test_the_index_is_searched(postgres: Databases) -> None:
 
 async def test_servers_that_are_away_are_one_sentence() -> None:
     environment = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
-    for arguments, text in (
+    for arguments, sentence in (
         (("topics",), "comms: Kafka at 127.0.0.1:1 does not answer"),
         (("dlq", "show", "0-0"), "comms: Kafka at 127.0.0.1:1 does not answer"),
         (("dlq", "list"), "comms: the database at DATABASE_URL does not answer"),
@@ -229,6 +237,6 @@ async def test_servers_that_are_away_are_one_sentence() -> None:
             comms, *arguments, **environment, COMMS_TOKEN="t", PUBLIC_URL="http://127.0.0.1:1"
         )
         assert done.returncode == 1
-        assert done.stderr.startswith(text)
+        assert done.stderr.startswith(sentence)
         assert len(done.stderr.splitlines()) == 1
         assert done.stdout == ""
