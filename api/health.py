@@ -6,17 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from aiokafka.client import AIOKafkaClient
 from redis.asyncio import Redis
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from models.enums import Priority
 from models.settings import Settings
-from streams.kafka import client_options
-from streams.topics import request_topic
+from streams.readiness import lacks_tables, lacks_topics
 
 PROBE_SECONDS = 2.0
 #: Anybody may ask, so the servers are asked at most this often.
@@ -74,31 +69,13 @@ def probes(settings: Settings, *, engine: AsyncEngine, redis: Redis) -> Probes:
     """The probes of a running service."""
 
     async def kafka() -> str | None:
-        return await _kafka(settings)
+        return "topics are missing: run `comms migrate`" if await lacks_topics(settings) else None
 
     async def postgres() -> str | None:
-        async with engine.connect() as connection:
-            found = await connection.execute(text("SELECT to_regclass('notifications') IS NOT NULL"))
-            return None if found.scalar_one() else "tables are missing: run `comms migrate`"
+        return "tables are missing: run `comms migrate`" if await lacks_tables(engine) else None
 
     async def valkey() -> str | None:
         await redis.ping()
         return None
 
     return Probes({"kafka": kafka, "postgres": postgres, "redis": valkey})
-
-
-async def _kafka(settings: Settings) -> str | None:
-    options: dict[str, Any] = client_options(settings)
-    client = AIOKafkaClient(client_id="comms-ready", request_timeout_ms=int(PROBE_SECONDS * 1000), **options)
-    try:
-        await client.bootstrap()
-        cluster = await client.fetch_all_metadata()
-        wanted = {settings.kafka_topic_prefix + request_topic(priority) for priority in Priority}
-        return (
-            None
-            if wanted <= cluster.topics(exclude_internal_topics=False)
-            else "topics are missing: run `comms migrate`"
-        )
-    finally:
-        await client.close()

@@ -13,12 +13,12 @@ from typing import Any
 
 import faust
 import structlog
-from aiokafka.client import AIOKafkaClient
 from mode import Service
 
+from models.errors import Unavailable
 from models.settings import Settings
-from streams.kafka import client_options
 from streams.metrics import LAG
+from streams.readiness import topics
 from streams.watchdog import holds, progress_of
 
 log = structlog.get_logger()
@@ -60,10 +60,10 @@ async def look(apps: Sequence[faust.App], settings: Settings, moved: dict[str, i
         else:
             standing.append(app)
     if standing:
-        topics = await _topics(settings)
+        there = await _topics(settings)
         for app in standing:
             # Where Kafka is away, or has no such topic yet, nobody can read.
-            progress_of(lane_name(app)).lags = _topic(app) in topics
+            progress_of(lane_name(app)).lags = _topic(app) in there
 
 
 def lane_name(app: faust.App) -> str:
@@ -105,14 +105,7 @@ def _topic(app: faust.App) -> str:
 
 async def _topics(settings: Settings) -> set[str]:
     """The cluster's topics, as a client of our own sees them; none while it does not answer."""
-    timeout_ms = int(_PATIENCE_SECONDS * 1000)
-    client = AIOKafkaClient(client_id="comms-watch", request_timeout_ms=timeout_ms, **client_options(settings))
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            await client.bootstrap()
-            cluster = await client.fetch_all_metadata()
-        return set(cluster.topics(exclude_internal_topics=False))
-    except Exception:
+        return await topics(settings)
+    except Unavailable:
         return set()
-    finally:
-        await client.close()

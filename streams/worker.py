@@ -21,6 +21,7 @@ from streams.lane_watch import watch_lanes
 from streams.producer import Publisher
 from streams.providers.registry import build_chain
 from streams.rate_limits import open_rate_limits
+from streams.readiness import migrated
 from streams.realtime import RedisAnnouncer, StoredInbox, connect_redis
 from streams.watchdog import Watchdog
 
@@ -74,7 +75,7 @@ async def _run(settings: Settings, names: set[str], told: asyncio.Task[bool], st
 
 @asynccontextmanager
 async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
-    """Everything the lanes share, opened; waits for Kafka, because nothing can be done before."""
+    """Everything the lanes share, opened; waits for Kafka and Postgres, because nothing can be done before."""
     async with AsyncExitStack() as stack:
         engine = create_engine(settings, name="comms-worker", check_before_use=False)
         stack.push_async_callback(engine.dispose)
@@ -91,6 +92,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(publisher.stop)
         await publisher.connected()
         cluster = await persistently(lambda: cluster_id(settings), lane="worker")
+        await persistently(lambda: migrated(engine, settings), lane="worker")
         limits = await stack.enter_async_context(open_rate_limits(settings, engine))
         yield Parts(
             settings=settings,
