@@ -102,11 +102,15 @@ class QueueReader:
     async def _read(self) -> dict[str, Reading]:
         admin, consumer = await self._connected()
         places = await self._places(admin)
+        every = {place for own in places.values() for place in own}
+        if every != consumer.assignment():
+            # All at once: the client would ask for the metadata of unknown topics one by one, a tenth of a second each.
+            consumer.assign(every)
+            consumer.pause(*every)
         groups = {name: consumer_group(self._settings, name) for name in places if QUEUES[name].is_read}
         # Commits before ends: a lane that moves in between must not be ahead of its own end.
         committed = {name: await self._committed(admin, group, places[name]) for name, group in groups.items()}
         members = {name: await self._members(admin, group) for name, group in groups.items()}
-        every = [place for own in places.values() for place in own]
         first, end = await asyncio.gather(consumer.beginning_offsets(every), consumer.end_offsets(every))
         spans = {
             name: {place: _span(first[place], committed.get(name, {}).get(place, -1), end[place]) for place in own}
@@ -209,11 +213,9 @@ async def _heads(
 ) -> dict[TopicPartition, datetime]:
     """When the first record that is not done was written, by partition; what can't be read in time is absent."""
     wanted = {place: span.done for spans in queues for place, span in spans.items() if span.lag}
-    if not wanted:
-        return {}
-    consumer.assign(list(wanted))
     for place, offset in wanted.items():
         consumer.seek(place, offset)
+    consumer.resume(*wanted)
     found: dict[TopicPartition, datetime] = {}
     ends = time.monotonic() + _HEADS_SECONDS
     for place in wanted:
@@ -222,5 +224,4 @@ async def _heads(
         consumer.pause(place)
         for record in records:
             found[place] = Incoming("", 0, 0, record.timestamp, None, None).stamped
-    consumer.unsubscribe()
     return found
