@@ -67,7 +67,7 @@ async def look(settings: Settings) -> Look:
         samples = await queue_metrics.newest(connection)
         now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
         if samples and now - samples[0].sampled_at <= _FRESH:
-            return Look(_in_order(samples), _remarks(samples))
+            return Look(_in_order(samples), _remarks(_in_order(samples)))
         # Neither stored nor compared: that is for the one whose turn it is.
         asked = await _ask(settings, connection, Turn(now, ()))
     if asked is not None:

@@ -24,8 +24,9 @@ from streams.records import Incoming
 
 log = structlog.get_logger()
 
-#: Heads are read in one go of small fetches: a sample stays cheap however many partitions are behind.
-_HEAD_BYTES = 16 * 1024
+#: Of each partition that is behind, one batch is read, and no more of all together: a sample stays cheap.
+_HEAD_BYTES = 128 * 1024
+_HEADS_BYTES = 4 * 1024 * 1024
 _HEADS_SECONDS = 2.0
 #: Partitions come rarely, and asking for them means asking for all topics of the cluster.
 _PARTITIONS_SECONDS = 60.0
@@ -129,6 +130,7 @@ class QueueReader:
                 auto_offset_reset="earliest",
                 request_timeout_ms=_REQUEST_MS,
                 max_partition_fetch_bytes=_HEAD_BYTES,
+                fetch_max_bytes=_HEADS_BYTES,
                 **options,
             )
             await self._admin.start()

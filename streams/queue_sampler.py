@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.repositories import queue_metrics as table
 from models.repositories.queue_metrics import QueueSample, Rows, Turn
-from streams.errors import is_passing
+from streams.errors import is_passing, sqlstate
 from streams.metrics import QUEUE_LAG, QUEUE_MEMBERS, QUEUE_OLDEST
 from streams.queue_reader import Reading
 from streams.queues import OUTBOX, QUEUES, SCHEDULES
@@ -53,11 +53,10 @@ class QueueSampler(Service):  # type: ignore[misc]
         while not self.should_stop:
             try:
                 await self.sample()
-            except Exception as error:
-                if not is_passing(error):
-                    raise
+            except Exception as error:  # Nothing that goes wrong here is worth ending the lanes of this process.
                 _forget_gauges()
-                log.warning("no sample of the queues: a server is away", error=type(error).__name__)
+                reason = "a server is away" if is_passing(error) else sqlstate(error) or "odd"
+                log.warning("no sample of the queues", error=type(error).__name__, reason=reason)
             await self.sleep(self._every.total_seconds())
 
     async def sample(self) -> Sequence[QueueSample]:

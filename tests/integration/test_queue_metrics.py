@@ -234,12 +234,13 @@ async def test_no_sample_is_stored_while_the_broker_is_away(queues: Service) -> 
     assert await stored(queues) == []
 
 
-async def test_the_sampler_goes_on_when_the_broker_is_back(queues: Service) -> None:
+@pytest.mark.parametrize("error", [Unavailable("kafka", "does not answer"), ValueError("an odd answer")], ids=type)
+async def test_the_sampler_goes_on_whatever_the_broker_says(queues: Service, error: Exception) -> None:
     is_back = asyncio.Event()
 
     async def flaky() -> Mapping[str, Reading]:
         if not is_back.is_set():
-            raise Unavailable("kafka", "does not answer")
+            raise error
         return await steady()
 
     reader = Told(flaky)
