@@ -167,7 +167,7 @@ class Health:
 
     def begin(self, admission: Admission, now: float) -> bool:
         """Whether a probe that was admitted earlier may still be made; from now on its result is awaited."""
-        if admission.probe is None or admission.probe != self._probe or now < self.until:
+        if admission.probe is None or admission.probe != self._probe:
             return False
         self._probe_ends = math.inf
         return True
@@ -179,15 +179,16 @@ class Health:
 
     def note(self, admission: Admission, delivery_id: UUID, result: DeliveryResult, now: float) -> None:
         """What a call says of the provider."""
-        is_probe = admission.probe is not None and admission.probe == self._probe
         self.give_back(admission)
         if result.reach is Reach.NOT_ASKED:
             return
         if result.retry_after is not None and result.retry_after.total_seconds() > 0:
             self.throttle(now, result.retry_after.total_seconds(), result.reason)
-        elif is_probe:
+        elif admission.epoch != self._epoch:
+            return
+        elif admission.probe is not None:
             self._judge_probe(result, now)
-        elif admission.epoch == self._epoch and admission.probe is None:
+        else:
             self._judge(delivery_id, result, now)
 
     def throttle(self, now: float, seconds: float, detail: str | None = None) -> None:
@@ -237,18 +238,18 @@ class Health:
 
     def _close(self, now: float) -> None:
         self._change(Condition.CLOSED, None, now)
-        self._failed_probes = 0
         self.until = -math.inf
 
     def _change(self, condition: Condition, detail: str | None, now: float) -> None:
-        """A new epoch begins: calls and probes of the old one are forgotten."""
+        """A new epoch begins: what is under way says nothing of it. A probe keeps its place until it has ended."""
         if condition is not self.condition:
             self.condition, self.since = condition, now
         self.detail, self.asked_to_wait = detail, False
         self._epoch += 1
         self._away_in_a_row = 0
         self._recent = _Recent()
-        self._probe, self._probe_ends = None, math.inf
+        if self._probe_ends < math.inf:  # it was not made, and may not be any more
+            self._probe, self._probe_ends = None, math.inf
 
 
 class _Recent:

@@ -83,6 +83,7 @@ class TestInApp(ProviderContract):
         "data": Outcome.PERMANENT,
         "integrity": Outcome.PERMANENT,
     }
+    AWAY: ClassVar[frozenset[str]] = frozenset({"unavailable", "refused", "timeout", "operational", "interface"})
 
     def delivery(self) -> Delivery:
         return in_app_delivery()

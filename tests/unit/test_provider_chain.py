@@ -581,6 +581,7 @@ class Tangle:
         self.world = World(providers=2)
         self.asked_until = {"first": 0.0, "second": 0.0}
         self.pending: list[asyncio.Future[None]] = []
+        self.probing = {"first": 0, "second": 0}
         self.wrong: list[str] = []
         for provider in self.world.providers:
             provider.before = partial(self._called, provider.name)
@@ -592,9 +593,15 @@ class Tangle:
             self.wrong.append(f"{name} was called before the end of its Retry-After")
         if state == "held":
             self.wrong.append(f"{name} was called while it is held")
+        if state == "half-open":
+            self.probing[name] += 1
+            if self.probing[name] > 1:
+                self.wrong.append(f"{name} was probed by two at a time")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.pending.append(future)
         await future
+        if state == "half-open":
+            self.probing[name] -= 1
 
     def _answered(self, name: str, answer: Answer) -> None:
         if answer is WAIT_20:

@@ -129,6 +129,7 @@ def test_failures_of_long_ago_are_forgotten() -> None:
 
 def test_one_delivery_that_fails_again_and_again_says_nothing_of_the_provider() -> None:
     health, delivery_id = Health(0.0), uuid4()
+    call_all(health, [SENT] * LEAST_CALLS, 0.0)
     for number in range(200):
         call(health, ERROR, number / 10, delivery_id)
     assert health.condition is Condition.CLOSED
@@ -359,19 +360,16 @@ class Provider(RuleBasedStateMachine):
         if admission is None:
             return
         before = self.health.snapshot()
-        is_probe = before.is_probing and admission.probe in self.probes_out
+        is_probe = admission.probe is not None and admission.epoch == self.health._epoch
         self.probes_out.discard(admission.probe or 0)
         for _ in range(1 if admission.probe is not None else times):
             self.health.note(admission, uuid4(), told, self.now)
         if told is WAIT_20:
             self.asked_until = max(self.asked_until, self.now + 20)
-            self.probes_out.clear()  # what is under way doesn't count any more, and can't open it
         elif is_probe and told in (SENT, PERMANENT):
             assert self.health.condition is Condition.CLOSED
         elif before.condition in (Condition.BROKEN, Condition.THROTTLED, Condition.UNREACHABLE) and not is_probe:
             assert self.health.snapshot() == before or told is NOT_ASKED
-        if self.health.condition is Condition.CLOSED:
-            self.probes_out.clear()
 
     @invariant()
     def nobody_is_offered_what_was_asked_to_wait(self) -> None:
