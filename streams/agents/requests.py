@@ -325,8 +325,8 @@ class RequestStage:
     def _wait_for_slot(self, priority: Priority, one: Asked, state: Known, until: datetime, results: Results) -> None:
         mark = (SLOT_AT, until.isoformat().encode())
         # Not the notification's id: a schedule for its `send_at` may be there still, about to be deleted.
-        known_as = uuid5(one.notification_id, f"{Status.THROTTLED}/{state.generation}")
-        self._delay(priority, one, until, results, mark, known_as=known_as)
+        name = f"{Status.THROTTLED}/{state.generation}"
+        self._delay(priority, one, until, results, mark, known_as=lambda: uuid5(one.notification_id, name))
 
     def _throttle(self, priority: Priority, one: Asked, state: Known, slot_at: datetime, results: Results) -> None:
         """Sends it to its slot, once; one that ends before is told so then."""
@@ -394,7 +394,7 @@ class RequestStage:
         results.records.append(Outgoing(STATUS, key, told.value()))
 
     def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
-        self._delay(priority, one, send_at, results, known_as=one.notification_id)
+        self._delay(priority, one, send_at, results, known_as=lambda: one.notification_id)
         if state.status is Status.ACCEPTED:
             self._end(one, state, Status.SCHEDULED, results)
 
@@ -405,9 +405,9 @@ class RequestStage:
         due_at: datetime,
         results: Results,
         *marks: tuple[str, bytes],
-        known_as: UUID,
+        known_as: Callable[[], UUID],
     ) -> None:
-        """Brings the request back to its lane when it is due. `known_as` is its id among the schedules."""
+        """Brings the request back to its lane when it is due. `known_as` tells its id among the schedules."""
         now = self._clock()
         again = Outgoing(
             request_topic(priority),
@@ -423,7 +423,7 @@ class RequestStage:
             ),
         )
         if due_at - now > FAR:
-            results.scheduled.append(scheduled(again, known_as, due_at))
+            results.scheduled.append(scheduled(again, known_as(), due_at))
         else:
             results.records.append(delayed(again, due_at, now=now))
 
