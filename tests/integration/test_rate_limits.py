@@ -181,6 +181,17 @@ async def test_thirds_come_to_whole_tokens(limits: RateLimits, redis: Redis) -> 
     assert (await limits.take(EMAIL, "smtp", HIGH, 5)).granted == 1
 
 
+async def test_a_slow_bucket_that_is_asked_often_fills_all_the_same(limits: RateLimits, redis: Redis) -> None:
+    """Each time a small part of a token has come; rounded away, there would never be one."""
+    limits.define(Definitions.of([smtp(20, burst=50)]))
+    await fill(redis, 0)
+    until, granted = time.monotonic() + 1.0, 0
+    while time.monotonic() < until:
+        granted += (await limits.take(EMAIL, "smtp", HIGH, 5)).granted
+        await asyncio.sleep(0.002)
+    assert 17 <= granted <= 21
+
+
 async def test_garbage_in_a_bucket_counts_as_unknown(limits: RateLimits, redis: Redis) -> None:
     limits.define(Definitions.of([smtp(20, burst=1000)]))
     await redis.hset(BUCKET, mapping={"tokens": "many", "at": "soon"})
