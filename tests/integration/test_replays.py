@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -468,3 +469,17 @@ async def test_a_request_without_channel_is_sent_when_its_category_has_one(
     await service.until(notification, "sent", within_seconds=15)
     [call] = ledger.of(notification)
     assert call.generation == 1
+
+
+async def test_a_running_replay_takes_none_of_the_letters_that_it_causes(
+    service: Service, refusing: Refusing, replayer: Replayer, raw: RawClient
+) -> None:
+    since = datetime.now(UTC)
+    notifications = [await failed(service, refusing) for _ in range(4)]
+    refusing.notifications.update(notifications)
+    told = await done(service, replayer, Wanted(since=since, error_class="permanent"), rate=2)
+    assert (told.matched, told.replayed, told.skipped) == (4, 4, {})
+    for notification in notifications:
+        await letters(service, notification, count=2)
+    await quiet(service, raw)
+    assert [len(await service.fetch(_LETTERS, id=one)) for one in notifications] == [2] * 4
