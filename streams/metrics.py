@@ -43,3 +43,4 @@ FAIL_OVERS = Counter(
 DELAY_LATENESS = Histogram(
     "comms_delay_lateness_seconds", "How late a delayed record went back to its topic.", buckets=_SECONDS
 )
+PEOPLE_KEPT = Counter("comms_people_reads_total", "People that lanes asked for, kept (hit) or not (miss).", ["result"])
