@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from models.enums import Stage
 from models.repositories import dead_letters as index
 from models.settings import Settings
+from streams.clock import now
 from streams.dead_letters import Burial, unburied
 from streams.delays import BadDelay, due, onward
 from streams.errors import persistently
@@ -59,7 +60,7 @@ class DelayLine(Service):  # type: ignore[misc]
         engine: AsyncEngine,
         publisher: Publishes,
         settings: Settings,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = now,
         **service: Any,
     ) -> None:
         super().__init__(**service)

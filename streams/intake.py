@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from models.repositories.notifications import Known
 from models.requests import MAX_REQUEST_BYTES, NotificationRequest
 from models.settings import Settings
 from models.status import RANK
+from streams.clock import now
 from streams.errors import is_passing
 from streams.gathering import Gathering
 from streams.markers import Marker, Markers
@@ -81,7 +82,7 @@ class Intake:
         publisher: Publishes,
         settings: Settings,
         markers: Markers | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
@@ -234,7 +235,7 @@ def _arrival(
     return _Arrival(row, record, request.metadata)
 
 
-def _marker(arrival: _Arrival, now: datetime) -> Marker:
+def _marker(arrival: _Arrival, created_at: datetime) -> Marker:
     row = arrival.row
     return Marker(
         id=row.id,
@@ -243,7 +244,7 @@ def _marker(arrival: _Arrival, now: datetime) -> Marker:
         fingerprint=row.fingerprint,
         category=row.category,
         priority=Priority(row.priority),
-        created_at=now,
+        created_at=created_at,
         metadata=arrival.metadata,
         send_at=row.send_at,
         expires_at=row.expires_at,

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from models.errors import Unavailable
 from models.settings import Settings
+from streams.clock import now
 from streams.kafka import client_options
 from streams.records import Outgoing
 from streams.topics import CATALOGUE, DEAD_LETTERS, INTERNAL_BYTES
@@ -117,6 +118,8 @@ class Publisher:
             self._settings.kafka_topic_prefix + record.topic,
             record.value,
             key=_NO_KEY if record.key is None else record.key,
+            # A broker refuses what comes from a clock that is an hour ahead, for as long as that is.
+            timestamp_ms=int(now().timestamp() * 1000),
             headers=list(record.headers),
         )
         return begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.repositories import outbox
 from models.repositories.outbox import Taken
+from streams.clock import now
 from streams.errors import is_passing
 from streams.intake import Publishes
 from streams.records import Outgoing
@@ -79,9 +81,13 @@ def outbox_room(engine: AsyncEngine, publisher: Publishes) -> WaitingRoom:
     )
 
 
-def schedule_room(engine: AsyncEngine, publisher: Publishes) -> WaitingRoom:
+def schedule_room(engine: AsyncEngine, publisher: Publishes, *, clock: Callable[[], datetime] = now) -> WaitingRoom:
     """Publishes schedules whose time has come."""
-    return WaitingRoom("schedules", take=outbox.take_due, delete=outbox.delete_due, engine=engine, publisher=publisher)
+
+    async def take(connection: AsyncConnection, limit: int) -> list[Taken]:
+        return await outbox.take_due(connection, limit, now=clock())
+
+    return WaitingRoom("schedules", take=take, delete=outbox.delete_due, engine=engine, publisher=publisher)
 
 
 def _outgoing(taken: Taken) -> Outgoing:

@@ -16,6 +16,7 @@ from models.session import create_engine
 from models.settings import Settings
 from streams.app import Parts, build_services, chosen_names
 from streams.bootstrap import cluster_id
+from streams.clock import keep_set, set_clock
 from streams.errors import persistently
 from streams.lane_watch import watch_lanes
 from streams.producer import Publisher
@@ -93,6 +94,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         await publisher.connected()
         cluster = await persistently(lambda: cluster_id(settings), lane="worker")
         await persistently(lambda: migrated(engine, settings), lane="worker")
+        await persistently(lambda: set_clock(engine), lane="worker")
+        clock = asyncio.create_task(keep_set(engine))
+        stack.callback(clock.cancel)
         limits = await stack.enter_async_context(open_rate_limits(settings, engine))
         yield Parts(
             settings=settings,

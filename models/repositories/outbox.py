@@ -90,7 +90,7 @@ _SCHEDULE = text(
 _TAKE_DUE = text(
     """
     SELECT id, topic, key, value, headers FROM notification_schedules
-    WHERE due_at <= now() ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    WHERE due_at <= least(now(), CAST(:now AS timestamptz)) ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
     """
 )
 _DELETE_DUE = text("DELETE FROM notification_schedules WHERE id = ANY(:ids)")
@@ -101,9 +101,9 @@ async def schedule(connection: AsyncConnection, rows: Sequence[Scheduled]) -> No
     await connection.execute(_SCHEDULE, arrays(rows, _SCHEDULED))
 
 
-async def take_due(connection: AsyncConnection, limit: int) -> list[Taken]:
-    """Locks records whose time has come."""
-    return [_taken(row) for row in await connection.execute(_TAKE_DUE, {"limit": limit})]
+async def take_due(connection: AsyncConnection, limit: int, *, now: datetime) -> list[Taken]:
+    """Locks records whose time has come, by the database's clock and by `now`: neither may be early alone."""
+    return [_taken(row) for row in await connection.execute(_TAKE_DUE, {"limit": limit, "now": now})]
 
 
 async def delete_due(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
