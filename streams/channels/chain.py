@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 #: What a fail-over must leave of the lease beyond a whole call.
 _FAIL_OVER_MARGIN_SECONDS = 1.0
+#: A delivery that waits for another provider than those that work is not asked for again sooner.
+_LEAST_PUT_OFF_SECONDS = 1.0
 #: Reason of a result without a call: the provider was held meanwhile, or the lease would not have covered the call.
 HELD = "held"
 OUT_OF_TIME = "no time left"
@@ -231,7 +233,7 @@ class Chain:
         waits = [link.health.asks_again_at(now) - now for link in self._links if link not in call.unable]
         if not waits:
             return result
-        wait = timedelta(seconds=max(0.0, min(waits)))
+        wait = timedelta(seconds=max(_LEAST_PUT_OFF_SECONDS, min(waits)))
         return replace(result, outcome=Outcome.BROKEN, retry_after=wait)
 
     def _learn(self, link: Link, admission: Admission, delivery: Delivery, result: DeliveryResult | None) -> None:

@@ -198,6 +198,15 @@ async def test_what_only_a_held_provider_can_do_is_put_off_and_burns_no_try(worl
     assert world.made == [1, 2]
 
 
+async def test_what_gets_no_token_where_it_could_be_done_is_put_off_for_a_moment(world: World) -> None:
+    async def none(name: str) -> bool:
+        return False
+
+    world.answers(LACKING, SENT)
+    result = await world.call(take=none)
+    assert (result.outcome, result.retry_after, world.made) == (Outcome.BROKEN, timedelta(seconds=1), [1, 0])
+
+
 async def test_a_chain_without_providers_ends_each_delivery_at_once() -> None:
     chain = Chain(Channel.SMS, [], settings())
     turn = chain.pick(50)
