@@ -24,6 +24,7 @@ HOLDING = Gauge("comms_lane_holding", "1 while a lane waits for a server, its pr
 REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by result.", ["priority", "result"])
 ATTEMPTS = Counter("comms_deliveries_total", "Attempts by outcome.", ["channel", "provider", "outcome"])
 RETRIES = Counter("comms_retries_total", "Attempts that will be made again.", ["channel"])
+REPLAYED = Counter("comms_dead_letters_replayed_total", "Dead letters that were sent back.", ["topic"])
 DEAD = Counter("comms_dead_letters_total", "Records that went to the dead letters.", ["stage", "error_class"])
 LIMIT_TOKENS = Counter(
     "comms_limit_tokens_total", "Calls that limits granted or withheld.", ["channel", "provider", "result"]
