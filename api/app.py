@@ -41,6 +41,7 @@ from models.settings import Settings
 from streams.domain.templates import Renderer
 from streams.intake import Intake
 from streams.markers import Markers
+from streams.people_versions import PeopleVersions
 from streams.producer import Publisher
 from streams.rate_limits import LimitScripts
 
@@ -126,6 +127,7 @@ async def _open(
         probes=health,
         markers=markers,
         limits=LimitScripts(redis, key_prefix=settings.redis_key_prefix),
+        people=await _people(stack, settings, redis),
     )
 
 
@@ -135,6 +137,12 @@ async def _publisher(stack: contextlib.AsyncExitStack, settings: Settings) -> Pu
     await publisher.start()
     stack.push_async_callback(publisher.stop)
     return publisher
+
+
+async def _people(stack: contextlib.AsyncExitStack, settings: Settings, redis: Redis) -> PeopleVersions:
+    people = PeopleVersions(redis, key_prefix=settings.redis_key_prefix)
+    stack.push_async_callback(people.close)
+    return people
 
 
 async def _redis(stack: contextlib.AsyncExitStack, settings: Settings) -> Any:

@@ -17,6 +17,7 @@ from models.settings import Settings
 from streams.domain.templates import Renderer
 from streams.intake import Accepted
 from streams.markers import Markers
+from streams.people_versions import PeopleVersions
 from streams.rate_limits import LimitScripts
 from streams.records import Headers
 
@@ -49,3 +50,4 @@ class Services:
     probes: Probes
     markers: Markers
     limits: LimitScripts
+    people: PeopleVersions

@@ -25,6 +25,8 @@ from streams.directory import Directory
 from streams.domain.templates import Renderer
 from streams.intake import Publishes
 from streams.lanes import Lane, build_app
+from streams.people import People
+from streams.people_versions import NoVersions, VersionsPeople
 from streams.providers.base import NotificationProvider
 from streams.queue_reader import QueueReader
 from streams.queue_sampler import QueueSampler
@@ -55,6 +57,8 @@ class Parts:
     limits: Paces = field(default_factory=Unpaced)
     #: The limits of people.
     slots: Reserves = field(default_factory=Unlimited)
+    #: What tells whether kept people still hold.
+    people: VersionsPeople = field(default_factory=NoVersions)
 
 
 def part_names() -> list[str]:
@@ -111,7 +115,7 @@ def _lanes(parts: Parts) -> Iterator[Lane]:
     yield from _request_lanes(parts)
     for channel in Channel:
         yield from _channel_lanes(parts, channel)
-    contacts = ContactStage(engine=parts.engine, publisher=parts.publisher)
+    contacts = ContactStage(engine=parts.engine, publisher=parts.publisher, people=parts.people)
     work = partial(Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200)
     yield Lane(name="contacts", topic=CONTACTS, work=work, feed_records=200, linger_seconds=0.1)
 
@@ -121,7 +125,7 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         engine=parts.engine,
         publisher=parts.publisher,
         renderer=Renderer(),
-        directory=Directory(),
+        directory=Directory(People(parts.people)),
         settings=parts.settings,
         cluster_id=parts.cluster_id,
         limits=parts.slots,

@@ -1,4 +1,4 @@
-"""Categories and templates as the lanes use them: read for many, kept for a moment."""
+"""People, categories and templates as the lanes use them: read for many, kept for a moment."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from collections.abc import Collection
 from cachetools import TTLCache
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.audience import Category, Template
+from models.audience import Category, Person, Template
 from models.repositories import audience
+from streams.people import People
 
 #: How long a process may use what has since been changed.
 FRESH_SECONDS = 1.0
 
 
 class Directory:
-    """A small cache in front of two tables that change rarely and are read for each request.
+    """Caches in front of tables that change rarely and are read for each request.
 
     What is missing is never remembered, so a template can be used the moment it is published.
     """
 
-    def __init__(self, *, fresh_seconds: float = FRESH_SECONDS) -> None:
+    def __init__(self, people: People | None = None, *, fresh_seconds: float = FRESH_SECONDS) -> None:
+        self._people = people or People()
         self._categories: TTLCache[str, dict[str, Category]] = TTLCache(1, fresh_seconds)
         self._templates: TTLCache[str, tuple[Template, ...]] = TTLCache(2000, fresh_seconds)
+
+    async def people(self, connection: AsyncConnection, user_ids: Collection[str]) -> dict[str, Person]:
+        """Contacts, devices and preferences as they are now; those nothing is known of are absent."""
+        return await self._people.read(connection, user_ids)
 
     async def categories(self, connection: AsyncConnection) -> dict[str, Category]:
         """All categories by key."""

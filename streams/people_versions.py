@@ -11,11 +11,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from redis.asyncio import Redis
@@ -68,6 +68,18 @@ def people_redis(settings: Settings) -> Redis:
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     return client
+
+
+@asynccontextmanager
+async def open_people(settings: Settings) -> AsyncIterator[PeopleVersions]:
+    """The versions for a worker, on a connection of their own. Waits for no server."""
+    redis = people_redis(settings)
+    versions = PeopleVersions(redis, key_prefix=settings.redis_key_prefix)
+    try:
+        yield versions
+    finally:
+        await versions.close()
+        await redis.aclose()
 
 
 class PeopleVersions:
@@ -178,6 +190,27 @@ class Changing:
                 self._versions.mark_later(user_ids)
 
 
+class TellsOfChanges(Protocol):
+    """The part of the versions that a writer needs."""
+
+    def changing(self, *user_ids: str) -> AbstractAsyncContextManager[TakesMore]:
+        """Around a transaction that changes what is known about people."""
+
+
+class TakesMore(Protocol):
+    """A change that is being made."""
+
+    async def also(self, *user_ids: str) -> None:
+        """Takes in more people."""
+
+
+class VersionsPeople(TellsOfChanges, Protocol):
+    """For readers and writers."""
+
+    async def fetch(self, user_ids: Sequence[str]) -> Versions | None:
+        """Versions of these people; None: do without."""
+
+
 class NoVersions:
     """For whoever keeps nothing and has no Redis."""
 
@@ -186,7 +219,7 @@ class NoVersions:
         return None
 
     @asynccontextmanager
-    async def changing(self, *user_ids: str) -> AsyncIterator[Any]:
+    async def changing(self, *user_ids: str) -> AsyncIterator[TakesMore]:
         """Nobody is told."""
         yield _Untold()
 

@@ -19,6 +19,7 @@ from streams.bootstrap import cluster_id
 from streams.clock import keep_set, set_clock
 from streams.errors import persistently
 from streams.lane_watch import watch_lanes
+from streams.people_versions import open_people
 from streams.producer import Publisher
 from streams.providers.registry import build_chain
 from streams.rate_limits import open_rate_limits
@@ -97,6 +98,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         await persistently(lambda: set_clock(engine), lane="worker")
         clock = asyncio.create_task(keep_set(engine))
         stack.callback(clock.cancel)
+        people = await stack.enter_async_context(open_people(settings))
         limits = await stack.enter_async_context(open_rate_limits(settings, engine))
         yield Parts(
             settings=settings,
@@ -106,6 +108,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             cluster_id=cluster,
             limits=limits,
             slots=limits,
+            people=people,
         )
 
 

@@ -55,7 +55,8 @@ async def get_contact(user_id: Person, request: Request) -> Response:
 )
 async def put_contact(user_id: Person, request: Request) -> Response:
     body = await read(request, ContactBody)
-    async with services_of(request).engine.begin() as connection:
+    services = services_of(request)
+    async with services.people.changing(user_id), services.engine.begin() as connection:
         stored = await contacts.put(
             connection,
             user_id=user_id,
@@ -79,7 +80,8 @@ async def put_contact(user_id: Person, request: Request) -> Response:
     ),
 )
 async def delete_contact(user_id: Person, request: Request) -> Response:
-    async with services_of(request).engine.begin() as connection:
+    services = services_of(request)
+    async with services.people.changing(user_id), services.engine.begin() as connection:
         removed = await contacts.remove(connection, user_id)
     if not removed:
         raise not_found("contact")

@@ -58,7 +58,11 @@ async def list_devices(user_id: Person, request: Request) -> Response:
 )
 async def put_device(user_id: Person, request: Request) -> Response:
     body = await read(request, DeviceBody)
-    async with services_of(request).engine.begin() as connection:
+    services = services_of(request)
+    async with services.people.changing(user_id) as change, services.engine.begin() as connection:
+        owner = await contacts.device_owner(connection, platform=body.platform, token=body.token)
+        if owner is not None:
+            await change.also(owner)
         stored = await contacts.put_device(
             connection, user_id=user_id, platform=body.platform, token=body.token, kind=body.kind
         )
@@ -98,7 +102,8 @@ async def delete_device(user_id: Person, device_id: PathId, request: Request) ->
 
 
 async def _delete(request: Request, user_id: str, platform: str, token: str) -> None:
-    async with services_of(request).engine.begin() as connection:
+    services = services_of(request)
+    async with services.people.changing(user_id), services.engine.begin() as connection:
         removed = await contacts.remove_device(connection, user_id=user_id, platform=platform, token=token)
     if not removed:
         raise not_found("device")

@@ -57,7 +57,8 @@ async def get_preferences(user_id: Person, request: Request) -> Response:
 )
 async def put_preferences(user_id: Person, request: Request) -> Response:
     body = await read(request, PreferencesBody)
-    async with services_of(request).engine.begin() as connection:
+    services = services_of(request)
+    async with services.people.changing(user_id), services.engine.begin() as connection:
         stored = await preferences.put(
             connection,
             user_id=user_id,

@@ -73,6 +73,15 @@ _REGISTER = text(
     """  # noqa: S608
 )
 
+_TOKEN = {"platform": "text", "token": "text"}
+
+_OWNERS = text(
+    f"""
+    SELECT d.user_id FROM devices AS d JOIN {given("g", _TOKEN)} USING (platform, token)
+    ORDER BY d.platform, d.token FOR UPDATE OF d
+    """  # noqa: S608
+)
+
 
 async def upsert(connection: AsyncConnection, rows: Sequence[ContactRow]) -> set[str]:
     """Writes contacts, one row a user; an older one never overwrites a newer. Returns the users that were written."""
@@ -83,6 +92,12 @@ async def upsert(connection: AsyncConnection, rows: Sequence[ContactRow]) -> set
 async def forget_devices(connection: AsyncConnection, user_ids: Sequence[str]) -> None:
     """Removes all push tokens of these users."""
     await connection.execute(_FORGET_DEVICES, {"ids": list(user_ids)})
+
+
+async def owners(connection: AsyncConnection, rows: Sequence[DeviceRow]) -> set[str]:
+    """Whose these push tokens are now; they stay theirs until this transaction ends."""
+    found = await connection.execute(_OWNERS, arrays(rows, _TOKEN))
+    return {row.user_id for row in found}
 
 
 async def register_devices(connection: AsyncConnection, rows: Sequence[DeviceRow]) -> None:

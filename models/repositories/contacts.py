@@ -119,6 +119,8 @@ _PUT_DEVICE = text(
     """
 )
 
+_OWNER = text("SELECT user_id FROM devices WHERE platform = :platform AND token = :token FOR UPDATE")
+
 _TRIM_DEVICES = text(
     """
     DELETE FROM devices WHERE (platform, token) IN (
@@ -136,6 +138,13 @@ _DELETE_DEVICE = text(
 async def devices(connection: AsyncConnection, user_id: str) -> list[StoredDevice]:
     """A person's devices, the newest first."""
     return [StoredDevice(**row._mapping) for row in await connection.execute(_LIST_DEVICES, {"user_id": user_id})]
+
+
+async def device_owner(connection: AsyncConnection, *, platform: str, token: str) -> str | None:
+    """Whose token it is now; it stays theirs until this transaction ends."""
+    values = {"platform": platform, "token": token}
+    found: str | None = (await connection.execute(_OWNER, values)).scalar_one_or_none()
+    return found
 
 
 async def put_device(

@@ -21,6 +21,7 @@ from streams.dead_letters import Burial, unburied
 from streams.errors import halved, persistently
 from streams.intake import Publishes
 from streams.metrics import DEAD
+from streams.people_versions import NoVersions, TellsOfChanges
 from streams.records import Incoming
 
 
@@ -41,10 +42,12 @@ class ContactStage:
         *,
         engine: AsyncEngine,
         publisher: Publishes,
+        people: TellsOfChanges | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
         self._publisher = publisher
+        self._people = people or NoVersions()
         self._clock = clock
 
     async def begin(self, records: Sequence[Incoming]) -> Finish:
@@ -69,7 +72,8 @@ class ContactStage:
             await halved(list(newest.values()), self._write, self._refused)
 
     async def _write(self, stated: Sequence[Stated]) -> None:
-        async with self._engine.begin() as connection:
+        users = [one.row.user_id for one in stated]
+        async with self._people.changing(*users) as change, self._engine.begin() as connection:
             written = await table.upsert(connection, [one.row for one in stated])
             taken = [one for one in stated if one.row.user_id in written]
             await table.forget_devices(connection, [one.row.user_id for one in taken if one.devices is not None])
@@ -83,7 +87,9 @@ class ContactStage:
                 for one in sorted(taken, key=lambda one: one.row.updated_at)  # a token is whose who named it last
                 for device in one.devices or ()
             }
-            await table.register_devices(connection, list(devices.values()))
+            if devices:
+                await change.also(*await table.owners(connection, list(devices.values())))
+                await table.register_devices(connection, list(devices.values()))
 
     async def _refused(self, stated: Stated) -> None:
         await self._bury(stated.record, "database_refused", "is refused by the database")

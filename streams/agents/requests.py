@@ -335,7 +335,7 @@ class RequestStage:
         REQUESTS.labels(priority, "throttled").inc()
 
     async def _surroundings(self, connection: AsyncConnection, asked: Sequence[Asked]) -> list[Surroundings]:
-        people = await audience.people(connection, {one.request.user_id for one in asked})
+        people = await self._directory.people(connection, {one.request.user_id for one in asked})
         persons = [people.get(one.request.user_id) or Person(user_id=one.request.user_id) for one in asked]
         targets = addresses(zip((one.request for one in asked), persons, strict=True))
         unwanted = await audience.unsubscribed(connection, targets) if targets else set()
