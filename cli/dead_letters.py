@@ -21,6 +21,7 @@ from models.settings import Settings
 from streams.letter_view import described, exported, fate, indexed
 from streams.letters import LetterReader, Place
 from streams.records import Incoming
+from streams.replay import foreseen
 
 _BATCH_LETTERS = 200
 
@@ -64,9 +65,10 @@ async def shown(settings: Settings, place: Place, *, who: str, because: str | No
         if because is not None:
             details = {"ids": [str(place)]}
             await audit.record(connection, who=who, act=audit.Act.LOOK, reason=because, details=details)
+        outlook = await foreseen(connection, row, record)
     told = {} if record is None else described(record, content=because is not None)
     told |= {} if row is None else indexed(row)
-    return told | {"is_kept": record is not None, "replay": fate(row, record)}
+    return told | {"is_kept": record is not None, "replay": fate(outlook)}
 
 
 async def export(settings: Settings, wanted: Wanted, file: IO[str], *, who: str, reason: str) -> int:

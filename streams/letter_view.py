@@ -10,7 +10,7 @@ from typing import Any
 from models.addresses import masked
 from models.ids import rfc3339
 from models.repositories.dead_letter_search import StoredLetter
-from streams.domain.replays import IN_WORDS, Replay, WhyNot, generation_of, plan
+from streams.domain.replays import IN_WORDS, Replay, WhyNot, generation_of
 from streams.letter_headers import HEADERS, REPLAY_GENERATION, REPLAY_OF, TRUNCATED
 from streams.records import Incoming
 
@@ -78,28 +78,20 @@ def described(record: Incoming, *, content: bool) -> dict[str, Any]:
     return told
 
 
-def fate(row: StoredLetter | None, record: Incoming | None) -> dict[str, Any]:
-    """What replaying a letter would do, now."""
-    reason = _known_reason(row, record)
-    planned = reason if reason is not None or record is None else plan(record)
-    if isinstance(planned, Replay):
-        what = f"goes back to {planned.record.topic} as replay {planned.generation}"
-        return {
-            "possible": True,
-            "topic": planned.record.topic,
-            "generation": planned.generation,
-            "told": what if planned.delivery is None else f"{what}, its attempts counted from 1",
-        }
-    told = IN_WORDS[planned] if planned is not None else "is not in the index: it is a copy of another letter"
-    return {"possible": False, **({"why": str(planned)} if planned else {}), "told": told}
-
-
-def _known_reason(row: StoredLetter | None, record: Incoming | None) -> WhyNot | None:
-    if row is not None and row.replayed_at is not None:
-        return WhyNot.ALREADY_REPLAYED
-    if record is None:
-        return WhyNot.GONE
-    return None
+def fate(foreseen: Replay | WhyNot | None) -> dict[str, Any]:
+    """What replaying a letter would do, as `streams.replay.foreseen` says."""
+    if foreseen is None:
+        return {"possible": False, "told": "is not in the index: it is a copy of another letter"}
+    if isinstance(foreseen, WhyNot):
+        return {"possible": False, "why": str(foreseen), "told": IN_WORDS[foreseen]}
+    topic = foreseen.record.topic
+    what = f"goes back to {topic} as replay {foreseen.generation}"
+    return {
+        "possible": True,
+        "topic": topic,
+        "generation": foreseen.generation,
+        "told": what if foreseen.delivery is None else f"{what}, its attempts counted from 1",
+    }
 
 
 def exported(row: StoredLetter, record: Incoming | None) -> dict[str, Any]:

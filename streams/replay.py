@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -29,10 +29,11 @@ from models.repositories.replays import NewReplay, Runner, State, StoredReplay
 from models.settings import Settings
 from models.status import SENT_RANK
 from streams.domain import attempts
-from streams.domain.replays import CEILING, LASTING, Replay, WhyNot, plan
+from streams.domain.replays import CEILING, LASTING, Replay, WhyNot, may_go_back, plan
 from streams.errors import is_passing
 from streams.intake import Publishes
 from streams.letters import LetterReader, Place
+from streams.metrics import REPLAYED
 from streams.records import Incoming, Outgoing
 from streams.topics import STATUS
 
@@ -45,6 +46,9 @@ _BATCH_LETTERS = 200
 _BATCH_BYTES = 8 * 1024 * 1024
 _IDLE_SECONDS = 1.0
 _PAUSE_AFTER_ERROR_SECONDS = 2.0
+_TIDY_SECONDS = 60.0
+#: A command that is alive moves its replay more often.
+_ABANDONED_AFTER = timedelta(minutes=5)
 
 
 class ReadsLetters(Protocol):
@@ -91,38 +95,41 @@ class Summary:
         """All letters that are wanted."""
         return sum(group.letters for group in self.groups)
 
-    @property
-    def already_replayed(self) -> int:
-        """Those that were replayed before."""
-        return sum(group.already_replayed for group in self.groups)
-
-    @property
-    def too_often(self) -> int:
-        """Those at the ceiling."""
-        return sum(group.too_often for group in self.groups)
-
-    @property
-    def unreplayable(self) -> int:
-        """Those that are known to be such that they can't be."""
-        return sum(group.unreplayable for group in self.groups)
-
     def to_replay(self, *, force: bool) -> int:
         """How many are left."""
         return self.matched - sum(self.skipped(force=force).values())
 
     def skipped(self, *, force: bool) -> dict[str, int]:
         """How many are not, by why; the reasons that only reading a letter tells are not in it."""
-        counted = {
-            str(WhyNot.ALREADY_REPLAYED): self.already_replayed,
-            str(WhyNot.CEILING): 0 if force else self.too_often,
-            "unreplayable": self.unreplayable,
-        }
-        return {why: count for why, count in counted.items() if count}
+        counted: Counter[str] = Counter()
+        for group in self.groups:
+            counted[WhyNot.ALREADY_REPLAYED] += group.already_replayed
+            counted["unreplayable"] += group.unreplayable
+            if not may_go_back(group.source_topic):
+                counted[WhyNot.NO_TOPIC] += group.letters - group.already_replayed - group.unreplayable
+            elif not force:
+                counted[WhyNot.CEILING] += group.too_often
+        return {str(why): count for why, count in counted.items() if count}
 
 
 async def summary(connection: AsyncConnection, wanted: Wanted) -> Summary:
     """Counts before acting."""
     return Summary(groups=tuple(await dead_letter_search.count(connection, wanted, ceiling=CEILING)))
+
+
+async def foreseen(
+    connection: AsyncConnection, row: StoredLetter | None, record: Incoming | None
+) -> Replay | WhyNot | None:
+    """What replaying a letter would do now; None for one that is not in the index."""
+    if row is None:
+        return None
+    reason = _known_reason(row)
+    if reason is not None:
+        return reason
+    batch = _Batch()
+    batch.add(row, WhyNot.GONE if record is None else plan(record))
+    batch = await _as_it_stands(connection, batch)
+    return batch.replays.get(row.id) or batch.why_not[row.id]
 
 
 async def ask(
@@ -207,6 +214,8 @@ class Replayer:
         batch = await self._plan(connection, replay, letters)
         await self._publisher.send_all(list(self._records(batch)))
         await self._mark(connection, replay, batch)
+        for made in batch.replays.values():
+            REPLAYED.labels(made.record.topic).inc()
         return Step(replay.id, letters=len(batch.replays))
 
     async def _plan(self, connection: AsyncConnection, replay: StoredReplay, letters: Sequence[StoredLetter]) -> _Batch:
@@ -289,6 +298,8 @@ class ReplayRoom(Service):  # type: ignore[misc]
 
     def __init__(self, *, engine: AsyncEngine, publisher: Publishes, settings: Settings, **service: Any) -> None:
         super().__init__(**service)
+        self._engine = engine
+        self._tidy_at = 0.0
         self._reader = LetterReader(settings, name="comms-replays")
         self._replayer = Replayer(engine=engine, publisher=publisher, reader=self._reader)
 
@@ -306,6 +317,8 @@ class ReplayRoom(Service):  # type: ignore[misc]
         started = time.monotonic()
         try:
             step = await self._replayer.step()
+            if step is None:
+                await self._tidy()
         except Exception as error:
             if not is_passing(error):
                 raise
@@ -316,3 +329,10 @@ class ReplayRoom(Service):  # type: ignore[misc]
         if step is None:
             return max(0.0, _IDLE_SECONDS - (time.monotonic() - started))
         return min(step.wait_seconds, _IDLE_SECONDS)
+
+    async def _tidy(self) -> None:
+        """Now and then ends the replays of commands that were killed."""
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + _TIDY_SECONDS
+            async with self._engine.begin() as connection:
+                await replays.end_abandoned(connection, after=_ABANDONED_AFTER)

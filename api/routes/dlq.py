@@ -37,7 +37,7 @@ from models.repositories.replays import Runner, StoredReplay
 from models.requests import Instant
 from streams.letter_view import described, fate, indexed
 from streams.letters import Place, letter_reader
-from streams.replay import Summary, ask, summary
+from streams.replay import Summary, ask, foreseen, summary
 
 router = APIRouter(prefix="/api/v1/dlq", tags=["operators"])
 
@@ -298,9 +298,10 @@ async def get_dead_letter(
         raise not_found("dead letter")
     async with letter_reader(services.settings, name="comms-api") as reader:
         record = await reader.one(place)
-    if content and reason is not None:
-        async with services.engine.begin() as connection:
+    async with services.engine.begin() as connection:
+        if content and reason is not None:
             details = {"ids": [str(place)]}
             await audit.record(connection, who=admin.user_id, act=audit.Act.LOOK, reason=reason, details=details)
+        outlook = await foreseen(connection, row, record)
     told = {} if record is None else described(record, content=content)
-    return reply(told | indexed(row) | {"is_kept": record is not None, "replay": fate(row, record)})
+    return reply(told | indexed(row) | {"is_kept": record is not None, "replay": fate(outlook)})

@@ -232,6 +232,21 @@ async def end(connection: AsyncConnection, replay_id: UUID, state: State) -> Non
     await connection.execute(_END, {"id": replay_id, "state": state.value})
 
 
+_END_ABANDONED = text(
+    f"""
+    UPDATE dead_letter_replays
+    SET state = '{State.STOPPED}', finished_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE finished_at IS NULL AND runner = '{Runner.COMMAND}'
+      AND GREATEST(updated_at, next_at) < clock_timestamp() - CAST(:after AS interval)
+    """  # noqa: S608
+)
+
+
+async def end_abandoned(connection: AsyncConnection, *, after: timedelta) -> None:
+    """Ends the replays of commands that have not moved for so long: they were killed."""
+    await connection.execute(_END_ABANDONED, {"after": after})
+
+
 _STANDS = f"""
     SELECT d.delivery_id, d.notification_id, d.channel, d.generation, d.status, d.rank, EXISTS (
         SELECT FROM notification_deliveries AS other

@@ -108,6 +108,11 @@ def destination(letter: Incoming) -> str | None:
     return topic if topic in REQUEST_TOPICS | SEND_TOPICS else None
 
 
+def may_go_back(topic: str) -> bool:
+    """Whether what died on this topic can go anywhere, as far as the topic tells."""
+    return topic in REQUEST_TOPICS | SEND_TOPICS or topic.startswith("notification.delay.")
+
+
 def generation_of(record: Incoming) -> int:
     """How often the record was replayed before: told by its header, and by its value where it is a delivery."""
     return max(said_generation(record), _value_generation(record))
