@@ -17,19 +17,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from models.ids import fresh
 from models.settings import Settings
 from streams.rate_limits.scripts import LimitScripts
-from streams.rate_limits.service import RateLimits
+from streams.rate_limits.service import PATIENCE_SECONDS, RateLimits
 from streams.rate_limits.upkeep import Upkeep
-
-#: Each batch waits for the answer, which takes a millisecond: what takes longer than this counts as away.
-_PATIENCE_SECONDS = 0.5
 
 
 def limits_redis(settings: Settings) -> Redis:
     """A client that would rather fail than wait; connects on first use."""
     client: Redis = Redis.from_url(
         settings.redis_url,
-        socket_timeout=_PATIENCE_SECONDS,
-        socket_connect_timeout=_PATIENCE_SECONDS,
+        # Whoever asks has a deadline. The client's own costs a task for each command, and runs on `wait_for`, which
+        # until Python 3.12 forgets that its task was cancelled when the command is done at that moment.
+        socket_timeout=None,
+        socket_connect_timeout=PATIENCE_SECONDS,
         # A connection that died while it was idle is made again; what hangs is not asked twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 _Asked = tuple[Reservation, Limit]
 
+#: Each batch waits for the answer, which takes a millisecond: what takes longer than this counts as away.
+PATIENCE_SECONDS = 0.5
 #: After a failure Redis isn't asked for so long: a server that hangs must not stall each batch.
 AWAY_SECONDS = 3.0
 #: Until the definitions were read once, nothing is granted.
@@ -154,7 +157,8 @@ class RateLimits:
         if not is_probe and self._clock() < self._away_until:
             return None
         try:
-            answer = await ask()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                answer = await ask()
         except _AWAY as error:
             self._went_away(error)
             return None
