@@ -44,5 +44,5 @@ FAIL_OVERS = Counter(
 DELAY_LATENESS = Histogram(
     "comms_delay_lateness_seconds", "How late a delayed record went back to its topic.", buckets=_SECONDS
 )
-PEOPLE_KEPT = Counter("comms_people_reads_total", "People that lanes asked for, kept (hit) or not (miss).", ["result"])
+PEOPLE_READS = Counter("comms_people_reads_total", "People that lanes asked for, kept (hit) or not (miss).", ["result"])
 CLOCK_STEP = Gauge("comms_clock_step_seconds", "How far the database's clock is ahead of the one this process trusts.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,14 +48,14 @@ class Versions:
     """Versions of people at one moment; `at` is in monotonic seconds."""
 
     at: float
-    epoch: str
-    #: Only of those who changed lately; None while somebody is writing about them.
-    changed: dict[str, str | None]
+    #: Only of those who changed lately, with the epoch; None while somebody is writing about them.
+    changed: Mapping[str, tuple[str, str] | None]
+    #: Of everybody else.
+    unchanged: tuple[str, str]
 
     def of(self, user_id: str) -> tuple[str, str] | None:
         """What must be the same for what was kept to hold; None: nothing may be kept now."""
-        version = self.changed.get(user_id, "")
-        return None if version is None else (self.epoch, version)
+        return self.changed.get(user_id, self.unchanged)
 
 
 def people_redis(settings: Settings) -> Redis:
@@ -113,11 +113,10 @@ class PeopleVersions:
         reply = await self._asking(lambda: self._versions(keys=keys, args=[secrets.token_hex(8)]), self._read_seconds)
         if reply is None:
             return None
-        epoch, *pairs = reply
-        changed = {
-            user_ids[place]: version.decode() or None for place, version in zip(pairs[::2], pairs[1::2], strict=True)
-        }
-        return Versions(at, epoch.decode(), changed)
+        epoch = reply[0].decode()
+        pairs = zip(reply[1::2], reply[2::2], strict=True)
+        changed = {user_ids[place]: (epoch, version.decode()) if version else None for place, version in pairs}
+        return Versions(at, changed, (epoch, ""))
 
     # -- writers
 

@@ -55,7 +55,7 @@ class Process:
             self._redis, key_prefix=service.settings.redis_key_prefix, read_seconds=5, write_seconds=5
         )
         self.load = Counted()
-        self.people = People(self.versions, load=self.load)
+        self.people = People(self.versions, load=self.load, at_first_sight=True)
 
     async def read(self, user_id: str) -> Person | None:
         async with self._service.engine.begin() as connection:
@@ -262,7 +262,7 @@ async def test_a_redis_that_hangs_stalls_nobody(fragile: Service, mortal: Stack)
     user = somebody()
     redis = people_redis(fragile.settings)
     versions = PeopleVersions(redis, key_prefix=fragile.settings.redis_key_prefix)
-    people = People(versions)
+    people = People(versions, at_first_sight=True)
     await people_until_kept(versions, user)
     os.kill(pid(mortal), signal.SIGSTOP)
     try:

@@ -130,7 +130,9 @@ class World:
         self.committed = 0
         #: The newest change that was finished, Redis included.
         self.finished = 0
-        self.people = [People(self.process(), load=self._load, room=room, clock=self.clock) for _ in range(2)]
+        self.people = [
+            People(self.process(), load=self._load, room=room, at_first_sight=True, clock=self.clock) for _ in range(2)
+        ]
 
     def clock(self) -> float:
         return self.now
@@ -220,12 +222,18 @@ class Database:
 class Cache:
     """A cache on a fake Redis, and a clock to turn."""
 
-    def __init__(self, *, room: int = 10) -> None:
+    def __init__(self, *, room: int = 10, at_first_sight: bool = True) -> None:
         self.now = 0.0
         self.redis = FakeRedis()
         self.database = Database()
         self.versions = PeopleVersions(self.redis, key_prefix="t:", clock=lambda: self.now)  # type: ignore[arg-type]
-        self.people = People(self.versions, load=self.database.load, room=room, clock=lambda: self.now)
+        self.people = People(
+            self.versions,
+            load=self.database.load,
+            room=room,
+            at_first_sight=at_first_sight,
+            clock=lambda: self.now,
+        )
 
     async def read(self, *user_ids: str) -> set[str]:
         return set(await self.people.read(None, list(user_ids)))  # type: ignore[arg-type]
@@ -294,6 +302,16 @@ async def test_what_is_kept_is_not_kept_for_ever() -> None:
     cache.now += MAX_AGE.total_seconds() + 1
     await cache.read("u-1")
     assert len(cache.database.asked) == 2
+
+
+async def test_who_is_asked_for_once_takes_no_room() -> None:
+    cache = Cache(room=3, at_first_sight=False)
+    for number in range(20):
+        await cache.read(f"once-{number}")
+    assert not cache.people._kept
+    for _ in range(3):
+        await cache.read("u-1")
+    assert cache.database.asked[20:] == [["u-1"], ["u-1"]]
 
 
 async def test_room_is_bounded() -> None:
