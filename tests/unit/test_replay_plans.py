@@ -29,6 +29,7 @@ from streams.domain.replays import (
     plan,
     replay_headers,
 )
+from streams.producer import check_size
 from streams.records import Headers, Incoming
 from streams.topics import CATALOGUE, DEAD_LETTERS
 
@@ -262,3 +263,11 @@ def test_a_replayed_request_does_anew_what_failed(
     replay: int, status: Status, generation: int, stand: dict[Channel, Stands] | None, again: Again | None
 ) -> None:
     assert may_again(replay, status=status, generation=generation, stand=stand) == again
+
+
+@given(size=st.integers(650_000, 656_000), count=st.integers(0, 60))
+def test_what_a_plan_allows_the_producer_takes(size: int, count: int) -> None:
+    headers = tuple((f"h{number}", b"x") for number in range(count))
+    found = plan(letter(b"x" * size, headers=headers))
+    if isinstance(found, Replay):
+        check_size(found.record)
