@@ -13,8 +13,9 @@
 -- by its id for a while. Forgotten, a repeat gets a later slot: late, never early.
 --
 -- KEYS: born (seconds since 1970), then for each request: bucket, memo
--- ARGV: milliseconds to remember, then for each request: interval (microseconds), burst, when its limit was defined
---       (seconds since 1970), microseconds that others have reserved beyond this server's knowledge
+-- ARGV: milliseconds to remember, how many limits there are, then for each limit: interval (microseconds), burst, when
+--       it was defined (seconds since 1970); then for each request: which limit (from 1), microseconds that others have
+--       reserved beyond this server's knowledge
 -- Replies for each request: microseconds until its slot, microseconds until its bucket is full again
 local EPOCH = 1767225600
 -- 300 years: behind them slots have no order, and a reply holds no more than 64 bits.
@@ -26,10 +27,15 @@ local now = (tonumber(time[1]) - EPOCH) * 1000000 + tonumber(time[2])
 redis.call('SET', KEYS[1], time[1] .. string.format('.%06d', tonumber(time[2])), 'NX')
 local born = tonumber(redis.call('GET', KEYS[1])) or tonumber(time[1]) + 1
 
-local remember = tonumber(ARGV[1])
-local known, reply = {}, {}
+local remember, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+local limits, known, reply = {}, {}, {}
+for i = 1, count do
+  limits[i] = {
+    interval = tonumber(ARGV[3 * i]), burst = tonumber(ARGV[3 * i + 1]), defined = tonumber(ARGV[3 * i + 2])
+  }
+end
 
-local function load(key, interval, burst, defined)
+local function load(key, limit)
   local full = nil
   local kept = redis.call('GET', key)
   if kept then
@@ -39,26 +45,25 @@ local function load(key, interval, burst, defined)
   end
   if full == nil then
     full = now
-    if defined < born then
-      local tokens = 1000000 / interval + math.max(0, now - (born - EPOCH) * 1000000) / interval
-      full = now + math.max(0, burst - tokens) * interval
+    if limit.defined < born then
+      local tokens = (1000000 + math.max(0, now - (born - EPOCH) * 1000000)) / limit.interval
+      full = now + math.max(0, limit.burst - tokens) * limit.interval
     end
   end
   return {full = full}
 end
 
 for i = 2, #KEYS, 2 do
-  local key, memo = KEYS[i], KEYS[i + 1]
-  local at = 2 * i - 2
-  local interval, burst = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  local bucket = known[key] or load(key, interval, burst, tonumber(ARGV[at + 2]))
+  local key, memo, at = KEYS[i], KEYS[i + 1], 3 * count + 1 + i
+  local limit, ahead = limits[tonumber(ARGV[at])], tonumber(ARGV[at + 1])
+  local bucket = known[key] or load(key, limit)
   known[key] = bucket
   local slot = tonumber(redis.call('GET', memo))
   if slot == nil then
-    local full = math.max(bucket.full, now, now + tonumber(ARGV[at + 3])) + interval
+    local full = math.max(bucket.full, now, now + ahead) + limit.interval
     bucket.full = math.min(full, now + FURTHEST)
-    bucket.interval, bucket.burst = interval, burst
-    slot = math.max(now, bucket.full - burst * interval)
+    bucket.changed = true
+    slot = math.max(now, bucket.full - limit.burst * limit.interval)
     redis.call('SET', memo, string.format('%.17g', slot), 'PX', remember)
   end
   reply[#reply + 1] = math.ceil(math.max(0, slot - now))
@@ -66,7 +71,7 @@ for i = 2, #KEYS, 2 do
 end
 
 for key, bucket in pairs(known) do
-  if bucket.interval then
+  if bucket.changed then
     -- Gone when it is full; a second longer, for clocks.
     local ttl = math.ceil(math.max(0, bucket.full - now) / 1000) + 1000
     redis.call('SET', key, string.format('%.17g %.0f', bucket.full, now), 'PX', ttl)

@@ -74,14 +74,14 @@ class LocalSlots:
         self._people: LRUCache[Person, Slots] = LRUCache(_PEOPLE)
         self._own: TTLCache[UUID, float] = TTLCache(_REQUESTS, _REMEMBERED_SECONDS, timer=clock)
 
-    def taken_seconds(self, one: Reservation, limit: Limit) -> float:
+    def taken_seconds(self, one: Reservation) -> float:
         """How far from now the person's slots are known to be taken."""
-        known = self._people.get((one.user_id, limit.target))
+        known = self._people.get((one.user_id, one.category))
         return 0.0 if known is None else max(0.0, known.next_at - self._clock())
 
-    def note(self, one: Reservation, limit: Limit, slot: Slot, *, asked_at: float) -> None:
+    def note(self, one: Reservation, slot: Slot, *, asked_at: float) -> None:
         """Remembers what Redis has reserved, as if it had answered when it was asked: never more than there is."""
-        key, full_at = (one.user_id, limit.target), asked_at + slot.full_in_seconds
+        key, full_at = (one.user_id, one.category), asked_at + slot.full_in_seconds
         known = self._people.get(key)
         if known is None:
             self._people[key] = Slots(full_at)
@@ -95,7 +95,7 @@ class LocalSlots:
         if own is not None:
             return max(0.0, own - now)
         rate = local_share(rate_of(limit), workers)
-        key = (one.user_id, limit.target)
+        key = (one.user_id, one.category)
         slots = self._people.get(key)
         if slots is None:
             slots = self._people[key] = Slots.unknown(rate, now)

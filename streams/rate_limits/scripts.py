@@ -101,14 +101,17 @@ class LimitScripts:
 
     async def reserve(self, asked: Sequence[tuple[Reservation, Limit, float]]) -> list[Slot]:
         """A slot for each request under its limit; the third is how many seconds are known to be taken already."""
+        limits = list({limit.target: limit for _, limit, _ in asked}.values())
+        place = {limit.target: number for number, limit in enumerate(limits, start=1)}
         keys: list[str] = [f"{self._prefix}born"]
-        values: list[Any] = [_REMEMBERED // timedelta(milliseconds=1)]
+        values: list[Any] = [_REMEMBERED // timedelta(milliseconds=1), len(limits)]
+        for limit in limits:
+            values += (_MICROSECONDS / limit.per_second, limit.burst, limit.created_at.timestamp())
         for one, limit, taken_seconds in asked:
             # The length keeps apart what a separator in an id could mix up.
-            person = f"{len(one.user_id)}:{one.user_id}:{limit.target}"
-            keys += (f"{self._prefix}user:{person}", f"{self._prefix}slot:{one.notification_id}")
-            interval_us = _MICROSECONDS / limit.per_second
-            values += (interval_us, limit.burst, limit.created_at.timestamp(), taken_seconds * _MICROSECONDS)
+            person = f"{len(one.user_id)}:{one.user_id}:{one.category}"
+            keys += (f"{self._prefix}user:{person}", f"{self._prefix}slot:{one.notification_id.hex}")
+            values += (place[limit.target], taken_seconds * _MICROSECONDS)
         reply = await self._slots(keys=keys, args=values)
         pairs = zip(reply[::2], reply[1::2], strict=True)
         return [Slot(wait_us / _MICROSECONDS, full_us / _MICROSECONDS) for wait_us, full_us in pairs]

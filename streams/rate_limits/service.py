@@ -53,6 +53,7 @@ class RateLimits:
         self._workers = workers
         self._clock = clock
         self._definitions: Definitions | None = None
+        self._were_read = asyncio.Event()
         self._buckets = LocalBuckets(clock=clock)
         self._slots = LocalSlots(clock=clock)
         self._away_until = 0.0
@@ -70,6 +71,7 @@ class RateLimits:
     def define(self, definitions: Definitions) -> None:
         """From now on these limits hold."""
         self._definitions = definitions
+        self._were_read.set()
 
     def is_limited(self, category: str) -> bool:
         """Whether people may get only so much of a category (or that is not known yet)."""
@@ -120,7 +122,11 @@ class RateLimits:
     # -- slots
 
     async def reserve(self, asked: Sequence[Reservation]) -> list[float]:
-        """The seconds until the slot of each request; 0 where it may go now."""
+        """The seconds until the slot of each request; 0 where it may go now.
+
+        Waits until the definitions were read once: before that, everything would pass.
+        """
+        await self._were_read.wait()
         waits = [0.0] * len(asked)
         limited = [
             (place, one, limit)
@@ -135,12 +141,12 @@ class RateLimits:
 
     async def _reserve(self, asked: Sequence[_Asked]) -> list[float]:
         asked_at = self._clock()
-        known = [(one, limit, self._slots.taken_seconds(one, limit)) for one, limit in asked]
+        known = [(one, limit, self._slots.taken_seconds(one)) for one, limit in asked]
         slots = await self._asking(lambda: self._scripts.reserve(known))
         if slots is None:
             return [self._slots.reserve(one, limit, self._workers) for one, limit in asked]
-        for (one, limit), slot in zip(asked, slots, strict=True):
-            self._slots.note(one, limit, slot, asked_at=asked_at)
+        for (one, _), slot in zip(asked, slots, strict=True):
+            self._slots.note(one, slot, asked_at=asked_at)
         return [slot.wait_seconds for slot in slots]
 
     # -- Redis, there or away

@@ -354,12 +354,21 @@ async def test_what_has_no_limit_waits_for_nothing_and_asks_nobody(limits: RateL
     assert limits.is_limited("news")
 
 
-async def test_the_limit_of_all_counts_over_all_categories_without_their_own(limits: RateLimits, old: None) -> None:
+async def test_the_limit_of_all_holds_for_each_category_by_itself(limits: RateLimits, old: None) -> None:
     every = a_limit(Scope.USER, "*", 1, 60, 2)
     limits.define(Definitions.of([every, a_limit(Scope.USER, "news", 1, 60, 1)]))
-    asked = [a_request(category=category) for category in ("a", "b", "c", "news", "news")]
+    asked = [a_request(category=category) for category in ("a", "b", "a", "a", "news", "b", "news")]
     waits = await limits.reserve(asked)
-    assert [wait > 0 for wait in waits] == [False, False, True, False, True]
+    assert [wait > 0 for wait in waits] == [False, False, False, True, False, False, True]
+
+
+async def test_slots_are_given_out_when_the_limits_are_known_and_not_before(limits: RateLimits, old: None) -> None:
+    async def define() -> None:
+        await asyncio.sleep(0.05)
+        limits.define(news(burst=3))
+
+    waits, _ = await asyncio.gather(limits.reserve([a_request() for _ in range(4)]), define())
+    assert waits[3] > 0
 
 
 async def test_asking_again_gives_the_same_slot(limits: RateLimits, scripts: LimitScripts, old: None) -> None:
