@@ -149,6 +149,34 @@ def pace(when: Iterable[float], *, rate: float, burst: float) -> None:
             assert last - first + 1 <= burst + (times[last] - times[first] + LATE_SECONDS) * rate
 
 
+async def test_a_provider_is_paced_in_place_and_a_changed_limit_counts_at_once(service: Service) -> None:
+    rate, burst = 20, 5
+    timed = Timed()
+    await define(service, Scope.PROVIDER, "ledger", rate, 1, burst)
+    async with (
+        open_rate_limits(service.settings, service.engine) as limits,
+        service.worker(providers={Channel.EMAIL: (Ledger(answer=timed),)}, only=ONLY, limits=limits),
+    ):
+        await warm_up(service, timed)
+        before = {tier: await count(service, delay_topic(tier)) for tier in TIERS}
+        requests = [a_request() for _ in range(300)]
+        await publish(service, requests)
+        async with asyncio.timeout(30):
+            while len(timed.at) < 80:
+                await asyncio.sleep(0.05)
+        slow = sorted(timed.at.values())[1:]
+        await define(service, Scope.PROVIDER, "ledger", 1000, 1, 100)
+        changed = time.monotonic()
+        await until_sent(timed, requests, 30)
+        took = time.monotonic() - changed
+        assert {tier: await count(service, delay_topic(tier)) for tier in TIERS} == before  # nothing circulates
+    for first, since in enumerate(slow):
+        for last in range(first, len(slow)):
+            assert last - first + 1 <= burst + (slow[last] - since) * rate + 2
+    assert took < 220 / rate - 3
+    assert max(timed.calls.values()) == 1
+
+
 @pytest.fixture(scope="module")
 def redis_alone() -> Iterator[Outages]:
     with own_servers(["valkey"]) as running:
