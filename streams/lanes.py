@@ -72,6 +72,10 @@ class _Unwatched(faust.Monitor):  # type: ignore[misc]
     def on_message_out(self, *_: Any, **__: Any) -> None:
         """Nothing."""
 
+    def _sample(self, *_: Any) -> tuple[int, int]:
+        """Nothing to sum up, each second in each lane."""
+        return 0, 0
+
 
 class _Consumer(Consumer):  # type: ignore[misc]
     """Faust sleeps a second where all partitions are paused; a lane that pauses them often would stand still."""
