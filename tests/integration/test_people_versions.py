@@ -151,7 +151,7 @@ async def test_a_change_by_the_topic_is_seen(api: RunningApi, process: Process) 
     async with a_process(api.service) as lane, api.service.worker(only={"contacts"}, people=lane.versions):
         await api.service.publisher.send_all([Outgoing(CONTACTS, user.encode(), orjson.dumps(record))])
         async with asyncio.timeout(20):
-            while (person := await process.read(user)) is None:
+            while (person := await process.read(user)) is None or person.email is None:
                 await asyncio.sleep(0.02)
     assert person.email == "by@example.com"
     assert [device.token for device in person.devices] == [f"t-{other}"]
@@ -256,6 +256,24 @@ async def test_a_killed_redis_costs_nothing_but_the_cache(fragile: Service, mort
         person = await process.read(user)
         assert person is not None
         assert person.email == "meanwhile@example.com", "nor with one that started anew"
+
+
+async def test_a_redis_that_started_anew_proves_nothing_right(fragile: Service, mortal: Stack) -> None:
+    """It may have lost its last second, and with it a change."""
+    user = somebody()
+    async with a_process(fragile) as process:
+        await people_until_kept(process.versions, user)
+        for _ in range(2):
+            await process.read(user)
+        assert len(process.load.asked) == 1
+        old = pid(mortal)
+        os.kill(old, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while pid(mortal) in (0, old):
+                await asyncio.sleep(0.05)
+        await people_until_kept(process.versions, user)
+        await process.read(user)
+        assert len(process.load.asked) == 2
 
 
 async def test_a_redis_that_hangs_stalls_nobody(fragile: Service, mortal: Stack) -> None:
