@@ -29,9 +29,11 @@ async def replay(count: int = 5_000) -> dict[str, Any]:
         await ended(system, noted.at)
         await _buried(system, count)
         await system.behave()
-        started = time.time()
+        started, before = time.time(), system.cpu_seconds("worker-1")
         done = await _replayed(system)
+        replay_cpu = system.cpu_seconds("worker-1") - before
         sent_at = await arrived(system, noted)
+        cpu = system.cpu_seconds("worker-1") - before
         calls = (await system.summary())["accepted"] - WARM_UP
     took = (_moment(done["finished_at"]) - _moment(done["created_at"])).total_seconds()
     figures = {
@@ -39,6 +41,9 @@ async def replay(count: int = 5_000) -> dict[str, Any]:
         "replayed": done["replayed"],
         "per_second": round(count / took),
         "sent_per_second": round(count / (sent_at - started)),
+        # The worker sends what is back already while it replays the rest.
+        "cpu_us_each_while_replaying": round(replay_cpu / count * 1e6),
+        "cpu_us_each_until_sent": round(cpu / count * 1e6),
         "sent_twice": calls - count,
     }
     replayed = Target("replayed", at_least=count)
