@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import intake, old_rows, pipeline, trouble
+from bench import intake, old_rows, pipeline, replay, trouble
 
 #: Figures, targets and `ok`, as one line.
 Line = dict[str, Any]
@@ -72,6 +72,7 @@ _BENCHES = (
         trouble.hung_provider,
         quick={"seconds": 8.0},
     ),
+    Bench("replay", "dead letters replayed a second, and each sent once", replay.replay, quick={"count": 500}),
     Bench("smtp", "notifications/s by SMTP to the mail catcher", pipeline.smtp, quick={"count": 500}),
     Bench(
         "old-rows",
