@@ -59,7 +59,7 @@ def _of_notification(notification: StoredNotification, deliveries: Sequence[Stor
     yield _entry(notification.created_at, "accepted")
     if notification.send_at is not None and notification.send_at > notification.created_at:
         yield _entry(notification.created_at, "scheduled", detail=f"for {rfc3339(notification.send_at)}")
-    if not deliveries and RANK[notification.status] >= ENDED_RANK:
+    if notification.status is Status.THROTTLED or (not deliveries and RANK[notification.status] >= ENDED_RANK):
         yield _entry(notification.updated_at, notification.status, detail=notification.reason)
 
 

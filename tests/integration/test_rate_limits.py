@@ -68,6 +68,18 @@ async def fill(redis: Redis, tokens: float, key: str = BUCKET) -> None:
     await redis.hset(key, mapping={"tokens": str(tokens), "at": str(seconds * 1_000_000 + microseconds)})
 
 
+async def tokens(redis: Redis, key: str = BUCKET) -> float:
+    """What a bucket had when it was written last."""
+    return float(await redis.hget(key, "tokens") or "nan")
+
+
+async def times(redis: Redis) -> tuple[bytes | str, float, float]:
+    """The only person's bucket: its key, when it is full, and when it was written, in its own microseconds."""
+    [key] = await redis.keys("limit:user:*")
+    until_full, written = (float(part) for part in (await redis.get(key) or b"").split())
+    return key, until_full, written
+
+
 # -- shared buckets
 
 
@@ -133,8 +145,8 @@ async def test_two_limits_grant_what_both_have_and_both_pay(limits: RateLimits, 
     grant = await limits.take(EMAIL, "smtp", HIGH, 50)
     assert grant.granted == 30
     assert grant.wait_seconds > 900  # the channel's next token, not the provider's
-    assert float(await redis.hget("limit:bucket:channel:email", "tokens")) == pytest.approx(0, abs=0.01)
-    assert float(await redis.hget(BUCKET, "tokens")) == pytest.approx(70, abs=0.01)
+    assert await tokens(redis, "limit:bucket:channel:email") == pytest.approx(0, abs=0.01)
+    assert await tokens(redis) == pytest.approx(70, abs=0.01)
     assert (await limits.take(EMAIL, "sendgrid", HIGH, 1)).granted == 0
     assert (await limits.take(Channel.SMS, "smtp", HIGH, 500)).granted == 70
 
@@ -436,8 +448,7 @@ async def test_a_clock_that_goes_back_makes_nobody_wait_longer(limits: RateLimit
     other = RateLimits(limits._scripts)
     other.define(limits.definitions)
     await limits.reserve([a_request() for _ in range(3)])
-    [key] = await redis.keys("limit:user:*")
-    until_full, written = map(float, (await redis.get(key)).split())
+    key, until_full, written = await times(redis)
     hour = 3_600_000_000
     await redis.set(key, f"{until_full + hour:.17g} {written + hour:.0f}")  # written an hour ahead of now
     [wait] = await other.reserve([a_request()])
@@ -447,9 +458,8 @@ async def test_a_clock_that_goes_back_makes_nobody_wait_longer(limits: RateLimit
 async def test_slots_that_no_calendar_has(limits: RateLimits, redis: Redis, old: None) -> None:
     limits.define(news(permits=1, per_seconds=2_678_400, burst=1))
     await limits.reserve([a_request()])
-    [key] = await redis.keys("limit:user:*")
-    _, written = (await redis.get(key)).split()
-    await redis.set(key, f"{1e21:.17g} {written.decode()}")
+    key, _, written = await times(redis)
+    await redis.set(key, f"{1e21:.17g} {written:.0f}")
     [wait] = await limits.reserve([a_request()])
     assert wait == pytest.approx(1e10, rel=0.1)
 

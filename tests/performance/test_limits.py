@@ -54,7 +54,7 @@ class Runner:
         self.limits.define(DEFINED)
 
     def __call__(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        return self._loop.run_until_complete(work())  # type: ignore[arg-type]
+        return self._loop.run_until_complete(work())
 
     def close(self) -> None:
         self(self.redis.flushdb)
@@ -90,7 +90,7 @@ def test_slots_for_a_batch(benchmark: BenchmarkFixture, run: Runner, people: int
         batch = [Reservation(next(ids), one.user_id, one.category) for one in asked]
         return ((lambda: run.limits.reserve(batch)),), {}
 
-    waits = benchmark.pedantic(run, setup=fresh, rounds=200)
+    waits = benchmark.pedantic(run, setup=fresh, rounds=200)  # type: ignore[no-untyped-call]
     assert len(waits) == BATCH
 
 

@@ -120,3 +120,11 @@ def test_an_attempt_in_flight_shows_as_sending() -> None:
     assert shown_overall(NOTIFICATION, [flying]) is Status.SENDING
     assert shown_overall(NOTIFICATION, [flying, DELIVERY]) is Status.QUEUED
     assert shown_overall(replace(NOTIFICATION, status=Status.CANCELLED), [flying]) is Status.CANCELLED
+
+
+def test_a_request_that_waits_for_its_slot_says_so() -> None:
+    throttled = replace(NOTIFICATION, status=Status.THROTTLED)
+    waiting = timeline(throttled, [], [])
+    assert [(entry["event"], entry["at"]) for entry in waiting] == [("accepted", at(0)), ("throttled", at(9))]
+    back = timeline(throttled, [replace(DELIVERY, created_at=at(20))], [])
+    assert [entry["event"] for entry in back] == ["accepted", "throttled", "queued"]
