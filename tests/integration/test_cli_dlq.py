@@ -212,3 +212,45 @@ async def test_an_export_is_byte_for_byte_and_audited(service: Service, ledger: 
     assert (entry.who, entry.reason, entry.details) == ("Ada", "ticket 8", {"wanted": {"ids": named}})
     piped = await dlq(service, "export", *named, "--reason", "ticket 8")
     assert piped.stdout == file.read_text()
+
+
+async def at_a_terminal(service: Service, *arguments: str, answers: Sequence[tuple[str, str]]) -> tuple[int, str]:
+    """Runs a command as a person does, who answers its questions; its exit code and all that was shown."""
+    ours, theirs = os.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.main", "dlq", *arguments],
+        env={**environment(service), "COLUMNS": "200", "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown, left = "", list(answers)
+    try:
+        while True:
+            try:
+                chunk = await asyncio.wait_for(asyncio.to_thread(os.read, ours, 4096), 60)
+            except OSError:  # the terminal's other end is closed
+                break
+            shown += chunk.decode()
+            if left and left[0][0] in shown:
+                os.write(ours, f"{left.pop(0)[1]}\n".encode())
+    finally:
+        os.close(ours)
+    return await asyncio.to_thread(running.wait, 30), shown
+
+
+async def test_a_person_is_asked_why_and_whether(service: Service, ledger: Ledger) -> None:
+    [one] = await failed(service, ledger, 1)
+    command = ("replay", "--notification", str(one))
+    why = ("why are they replayed?", "it is back")
+    code, shown = await at_a_terminal(service, *command, answers=[why, ("replay 1 dead letters", "n")])
+    assert (code, "nothing was replayed" in shown) == (1, True)
+    assert await service.status(one) == "failed"
+
+    code, shown = await at_a_terminal(service, *command, answers=[why, ("replay 1 dead letters", "y")])
+    assert code == 0, shown
+    assert "replayed 1 of 1" in shown
+    await service.until(one, "sent")
+    [row] = await service.fetch("SELECT reason FROM dead_letter_replays ORDER BY created_at DESC LIMIT 1")
+    assert row.reason == "it is back"
