@@ -94,14 +94,20 @@ def condition(wanted: Wanted) -> tuple[str, dict[str, Any]]:
     return " AND ".join(["true", *(_CONDITIONS[name] for name in given)]), given
 
 
+_FAILED_AT = text("SELECT failed_at FROM delivery_failures WHERE id = :id")
+
+
 async def find(
     connection: AsyncConnection, wanted: Wanted, *, limit: int, before: str | None = None
 ) -> list[StoredLetter]:
     """The newest dead letters that are wanted, newest first; those behind `before` in that order, if it is given."""
     where, values = condition(wanted)
     if before is not None:
-        where += " AND (failed_at, id) < (SELECT failed_at, id FROM delivery_failures WHERE id = :before)"
-        values["before"] = before
+        failed_at = (await connection.execute(_FAILED_AT, {"id": before})).scalar_one_or_none()
+        if failed_at is None:
+            return []
+        where += " AND (failed_at, id) < (:before_at, :before)"
+        values |= {"before_at": failed_at, "before": before}
     statement = f"SELECT {COLUMNS} FROM delivery_failures WHERE {where} ORDER BY failed_at DESC, id DESC LIMIT :limit"  # noqa: S608  only names from this file
     rows = await connection.execute(text(statement), {**values, "limit": limit})
     return [stored(row) for row in rows]
