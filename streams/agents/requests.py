@@ -8,48 +8,38 @@ exists is no reason to skip the produce; `queued` or beyond is.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from models import ids
 from models.audience import Category, Person
 from models.changes import Change
-from models.enums import Channel, Priority, Stage, Status
+from models.enums import Channel, Priority, Status
 from models.errors import Refused
-from models.events import FailedEvent, StatusEvent
 from models.replays import Stands
 from models.repositories import audience, deliveries, notifications, outbox, replays
 from models.repositories import dead_letters as index
-from models.repositories.notifications import Known, OwnChange
-from models.requests import MAX_REQUEST_BYTES, NotificationRequest, parse
+from models.repositories.notifications import Known
 from models.settings import Settings
+from streams.agents.asked import SLOT_AT, Asked, ask
+from streams.agents.caused import Results
 from streams.batches import Finish
 from streams.dead_letters import Burial, unburied
-from streams.delays import FAR, delayed
 from streams.directory import Directory
 from streams.domain import attempts
 from streams.domain.limits import FURTHEST_SECONDS, slot_ends_at
-from streams.domain.planning import NO_CHANNEL, Planned, Renders, Surroundings, addresses, plan
-from streams.domain.replays import Again, may_again, replay_headers, said_generation
+from streams.domain.planning import NO_CHANNEL, Renders, Surroundings, addresses, plan
+from streams.domain.replays import Again, may_again
 from streams.errors import halved, is_refusal, persistently
-from streams.intake import Publishes, new_notification, scheduled
+from streams.intake import Publishes, new_notification
 from streams.metrics import DEAD, REQUESTS
 from streams.rate_limits import Reservation
-from streams.records import CONTENT_TYPE, Incoming, Outgoing
-from streams.topics import FAILED, STATUS, request_topic, send_topic
+from streams.records import Incoming
 from streams.turns import in_turns
-
-#: The id of a postponed request that brought none, for its way back.
-KNOWN_AS = "notification-id"
-#: When the slot is that a throttled request has reserved, for its way back: it is not limited again.
-SLOT_AT = "slot-at"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Reserves(Protocol):
@@ -72,43 +62,6 @@ class Unlimited:
     async def reserve(self, asked: Sequence[Reservation]) -> list[float]:
         """Now."""
         return [0.0] * len(asked)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that could be read, and what it is called."""
-
-    record: Incoming
-    request: NotificationRequest
-    notification_id: UUID
-    client: str
-    fingerprint: bytes
-    #: The slot that it reserved when it was throttled.
-    slot_at: datetime | None = None
-    #: Which replay from the dead letters it says it is; 0 for none.
-    replay: int = 0
-    #: What is to be planned anew for that replay.
-    again: Again | None = None
-
-    def does_more_than(self, same: Asked) -> bool:
-        """Whether this one of two repeats may do something that the other may not."""
-        return (self.slot_at is not None, self.replay) > (same.slot_at is not None, same.replay)
-
-
-@dataclass(slots=True)
-class Results:
-    """All that a batch causes, gathered before anything is written."""
-
-    records: list[Outgoing] = field(default_factory=list)
-    planned: list[Planned] = field(default_factory=list)
-    own: list[OwnChange] = field(default_factory=list)
-    scheduled: list[outbox.Scheduled] = field(default_factory=list)
-    #: By source: a record that fails on two channels is one dead letter.
-    burials: dict[tuple[str, int, int], Burial] = field(default_factory=dict)
-
-    def bury(self, burial: Burial) -> None:
-        """Sends a record to the dead letters, for the first reason that is found."""
-        self.burials.setdefault(burial.source, burial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +137,7 @@ class RequestStage:
         return finish
 
     async def _prepare(self, priority: Priority, records: Sequence[Incoming]) -> Prepared:
-        results = Results()
+        results = Results(self._clock)
         asked = await self._read(records, results)
         if asked:
             await self._decide(priority, asked, results)
@@ -200,35 +153,14 @@ class RequestStage:
         asked: dict[tuple[UUID, bytes], Asked] = {}
         async for record in in_turns(records):
             try:
-                one = self._ask(record)
+                one = ask(record, cluster_id=self._cluster_id)
             except Refused as error:
-                results.bury(self._poison(record, "invalid_request", error))
+                results.bury(results.poison(record, "invalid_request", error))
                 continue
             key = (one.notification_id, one.fingerprint)
             if key not in asked or one.does_more_than(asked[key]):
                 asked[key] = one
         return list(asked.values())
-
-    def _ask(self, record: Incoming) -> Asked:
-        if record.value is None:
-            raise Refused("body", "is empty")
-        if len(record.value) > MAX_REQUEST_BYTES:
-            raise Refused("body", f"is larger than {MAX_REQUEST_BYTES} bytes")
-        request = parse(NotificationRequest, record.value)
-        client = (record.header("client-id") or "kafka").replace("\x00", "")[:255]
-        slot_at = _time(record.header(SLOT_AT))
-        known_as, replay = self._id(record, request, client), said_generation(record)
-        return Asked(record, request, known_as, client, request.fingerprint(), slot_at, replay)
-
-    def _id(self, record: Incoming, request: NotificationRequest, client: str) -> UUID:
-        if request.id is not None:
-            return request.id
-        known_as = record.header(KNOWN_AS)
-        if known_as is not None and _UUID.fullmatch(known_as):
-            return UUID(known_as)
-        if request.idempotency_key is not None:
-            return ids.from_idempotency_key(client, request.idempotency_key)
-        return ids.from_record(self._cluster_id, record.topic, record.partition, record.offset, record.timestamp_ms)
 
     async def _decide(self, priority: Priority, asked: Sequence[Asked], results: Results) -> None:
         rows = {
@@ -272,7 +204,7 @@ class RequestStage:
     def _is_due(self, priority: Priority, one: Asked, state: Known, results: Results) -> bool:
         """Whether the request is to be fanned out now; what becomes of the others goes into the results."""
         if state.fingerprint is not None and state.fingerprint != one.fingerprint:
-            results.bury(self._conflict(one))
+            results.bury(results.conflict(one))
             return False
         # Who may write to the request topics can forge the header of a slot, and gains little: it counts only for what
         # waits already, and only for the same request to the letter. A repeat without it waits with the first one.
@@ -281,10 +213,10 @@ class RequestStage:
             REQUESTS.labels(priority, "repeat").inc()
             return False
         if state.status is Status.ACCEPTED:
-            self._tell(one, state, Status.ACCEPTED, results)
+            results.tell(one, state, Status.ACCEPTED)
         now = self._clock()
         if one.request.expires_at is not None and one.request.expires_at <= now:
-            self._end(one, state, Status.EXPIRED, results)
+            results.end(one, state, Status.EXPIRED)
             REQUESTS.labels(priority, "expired").inc()
             return False
         if one.request.send_at is not None and one.request.send_at > now:
@@ -326,12 +258,12 @@ class RequestStage:
         mark = (SLOT_AT, until.isoformat().encode())
         # Not the notification's id: a schedule for its `send_at` may be there still, about to be deleted.
         name = f"{Status.THROTTLED}/{state.generation}"
-        self._delay(priority, one, until, results, mark, known_as=lambda: uuid5(one.notification_id, name))
+        results.delay(priority, one, until, mark, known_as=lambda: uuid5(one.notification_id, name))
 
     def _throttle(self, priority: Priority, one: Asked, state: Known, slot_at: datetime, results: Results) -> None:
         """Sends it to its slot, once; one that ends before is told so then."""
         self._wait_for_slot(priority, one, state, slot_ends_at(slot_at, one.request.expires_at), results)
-        self._end(one, state, Status.THROTTLED, results)
+        results.end(one, state, Status.THROTTLED)
         REQUESTS.labels(priority, "throttled").inc()
 
     async def _surroundings(self, connection: AsyncConnection, asked: Sequence[Asked]) -> list[Surroundings]:
@@ -363,134 +295,24 @@ class RequestStage:
         if one.again is not None and one.again.channels is not None:
             planned = [each for each in planned if each.delivery.channel in one.again.channels]
         elif not planned:
-            self._end(one, state, Status.FAILED, results, reason=NO_CHANNEL)
-            results.bury(self._failure(one, None, NO_CHANNEL))
+            results.end(one, state, Status.FAILED, reason=NO_CHANNEL)
+            results.bury(results.failure(one, None, NO_CHANNEL))
         for each in planned:
             results.planned.append(each)
-            self._fan_out(priority, one, each, results)
+            results.fan_out(priority, one, each)
         REQUESTS.labels(priority, "planned").inc()
 
-    def _fan_out(self, priority: Priority, one: Asked, planned: Planned, results: Results) -> None:
-        """The records of one channel: the rendered delivery, or why there is none."""
-        delivery, now = planned.delivery, self._clock()
-        key = delivery.user_id.encode()
-        if planned.value is not None:
-            topic = send_topic(delivery.channel, priority)
-            results.records.append(Outgoing(topic, key, planned.value, (CONTENT_TYPE, *one.record.carried())))
-        if planned.status is Status.FAILED:
-            failed = FailedEvent(
-                event_id=ids.event_id(delivery.delivery_id, delivery.generation, 0, Status.FAILED),
-                notification_id=delivery.notification_id,
-                user_id=delivery.user_id,
-                channel=delivery.channel,
-                timestamp=now,
-                error=planned.reason or "failed",
-                retry_count=0,
-                metadata=delivery.metadata,
-            )
-            results.records.append(Outgoing(FAILED, key, failed.value()))
-            results.bury(self._failure(one, planned, planned.reason or "failed"))
-        told = attempts.status_event(delivery, planned.status, now, reason=planned.reason)
-        results.records.append(Outgoing(STATUS, key, told.value()))
-
     def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
-        self._delay(priority, one, send_at, results, known_as=lambda: one.notification_id)
+        results.delay(priority, one, send_at, known_as=lambda: one.notification_id)
         if state.status is Status.ACCEPTED:
-            self._end(one, state, Status.SCHEDULED, results)
-
-    def _delay(
-        self,
-        priority: Priority,
-        one: Asked,
-        due_at: datetime,
-        results: Results,
-        *marks: tuple[str, bytes],
-        known_as: Callable[[], UUID],
-    ) -> None:
-        """Brings the request back to its lane when it is due. `known_as` tells its id among the schedules."""
-        now = self._clock()
-        again = Outgoing(
-            request_topic(priority),
-            one.request.user_id.encode(),
-            one.record.value,
-            (
-                CONTENT_TYPE,
-                ("client-id", one.client.encode()),
-                (KNOWN_AS, str(one.notification_id).encode()),
-                *marks,
-                *replay_headers(one.record),
-                *one.record.carried(),
-            ),
-        )
-        if due_at - now > FAR:
-            results.scheduled.append(scheduled(again, known_as(), due_at))
-        else:
-            results.records.append(delayed(again, due_at, now=now))
-
-    def _end(self, one: Asked, state: Known, status: Status, results: Results, *, reason: str | None = None) -> None:
-        """A status of the notification's own, which no delivery tells."""
-        results.own.append(OwnChange(id=one.notification_id, status=status, generation=state.generation, reason=reason))
-        self._tell(one, state, status, results, reason=reason)
-        if status is Status.FAILED:
-            failed = FailedEvent(
-                event_id=ids.event_id(one.notification_id, state.generation, 0, status),
-                notification_id=one.notification_id,
-                user_id=one.request.user_id,
-                channel=None,
-                timestamp=self._clock(),
-                error=reason or "failed",
-                retry_count=0,
-                metadata=one.request.metadata,
-            )
-            results.records.append(Outgoing(FAILED, one.request.user_id.encode(), failed.value()))
-
-    def _tell(self, one: Asked, state: Known, status: Status, results: Results, *, reason: str | None = None) -> None:
-        event = StatusEvent(
-            event_id=ids.event_id(one.notification_id, state.generation, 0, status),
-            notification_id=one.notification_id,
-            user_id=one.request.user_id,
-            status=status,
-            timestamp=state.created_at if status is Status.ACCEPTED else self._clock(),
-            reason=reason,
-        )
-        results.records.append(Outgoing(STATUS, one.request.user_id.encode(), event.value()))
-
-    def _poison(self, record: Incoming, error_class: str, error: Refused) -> Burial:
-        return Burial(
-            record=record,
-            stage=Stage.REQUEST,
-            error_class=error_class,
-            error_reason=str(error),
-            failed_at=self._clock(),
-        )
-
-    def _conflict(self, one: Asked) -> Burial:
-        return Burial(
-            record=one.record,
-            stage=Stage.REQUEST,
-            error_class="id_conflict",
-            error_reason="id: is taken by a request with another body",
-            failed_at=self._clock(),
-            notification_id=one.notification_id,
-        )
-
-    def _failure(self, one: Asked, planned: Planned | None, reason: str) -> Burial:
-        return Burial(
-            record=one.record,
-            stage=Stage.REQUEST,
-            error_class=reason.split(":", maxsplit=1)[0],
-            error_reason=reason,
-            failed_at=self._clock(),
-            notification_id=one.notification_id,
-            channel=planned.delivery.channel if planned else None,
-        )
+            results.end(one, state, Status.SCHEDULED)
 
     async def _refused(self, record: Incoming) -> None:
         """Buries the one record of a batch that the database does not take."""
-        results = Results()
-        burial = self._poison(record, "database_refused", Refused("body", "is refused by the database"))
+        results = Results(self._clock)
+        burial = results.poison(record, "database_refused", Refused("body", "is refused by the database"))
         with contextlib.suppress(Refused):
-            burial = replace(burial, notification_id=self._ask(record).notification_id)
+            burial = replace(burial, notification_id=ask(record, cluster_id=self._cluster_id).notification_id)
         results.bury(burial)
         async with self._engine.connect() as connection:
             burials = await unburied(connection, list(results.burials.values()))
@@ -529,12 +351,3 @@ def _again(one: Asked, state: Known, stand: Mapping[Channel, Stands] | None) -> 
 
 def _changes(results: Results) -> list[Change]:
     return [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
-
-
-def _time(text: str | None) -> datetime | None:
-    """A time that stands in a header; None for what is none, or has no offset, or no calendar has in UTC."""
-    try:
-        found = datetime.fromisoformat(text or "")
-        return found.astimezone(UTC) if found.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None

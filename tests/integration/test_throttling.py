@@ -16,7 +16,8 @@ import pytest
 from models.enums import Priority, Status
 from models.repositories import cancellation
 from models.settings import Settings
-from streams.agents.requests import SLOT_AT, RequestStage
+from streams.agents.asked import SLOT_AT
+from streams.agents.requests import RequestStage
 from streams.directory import Directory
 from streams.domain.templates import Renderer
 from streams.rate_limits import Reservation
