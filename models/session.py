@@ -95,8 +95,13 @@ def _guard(engine: AsyncEngine, circuit: Circuit) -> None:
     pool = engine.sync_engine.pool
     assert isinstance(pool, _Pool)
     pool.circuit = circuit
-    # After the check before use: this connection works.
-    event.listen(engine.sync_engine, "checkout", lambda *_: circuit.worked())
+
+    def taken(connection: Any, *_: Any) -> None:
+        """After the check before use: it works."""
+        circuit.worked()
+        connection.driver_connection.taken_at = circuit.now()
+
+    event.listen(engine.sync_engine, "checkout", taken)
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -108,11 +113,13 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """
 
     circuit: Circuit | None = None
+    #: When it was last taken from the pool.
+    taken_at = float("-inf")
 
     async def _cancel(self, waiter: asyncio.Future[None], cancel_waiter: asyncio.Future[None] | None = None) -> None:
         try:
             if self.circuit is not None:
-                self.circuit.failed()
+                self.circuit.failed(self.taken_at)
             self.terminate()
         finally:
             self._cancellations.discard(asyncio.current_task())
@@ -122,11 +129,12 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 def _connector(circuit: Circuit | None) -> Any:
     async def connect(*arguments: Any, **options: Any) -> asyncpg.Connection:
+        began = circuit.now() if circuit is not None else 0.0
         try:
             connection = await asyncpg.connect(*arguments, connection_class=_Connection, **options)
         except BaseException:
             if circuit is not None:
-                circuit.failed()
+                circuit.failed(began)
             raise
         connection.circuit = circuit
         _notice_silence(connection)

@@ -187,13 +187,14 @@ class Intake:
         """The work's answer within the deadline. Only one caller at a time waits for a server that has missed it."""
         if not server.lets_pass():
             raise Unavailable("storage", "did not answer a moment ago")
+        began = server.now()
         try:
             async with asyncio.timeout(self._deadline_seconds):
                 answer = await work(item)
         except TimeoutError:  # one that refuses at once may be asked by all
             if not server.is_failing:
                 log.warning("a server is slow or hangs", server="kafka" if server is self._kafka else "postgres")
-            server.failed()
+            server.failed(began)
             raise
         server.worked()
         return answer

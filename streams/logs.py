@@ -8,6 +8,8 @@ import sys
 import orjson
 import structlog
 
+from streams.kafka_patience import Seldom
+
 #: Libraries that tell values or too much; they speak up only when something is wrong.
 _QUIET = {
     "streams": "WARNING",
@@ -36,6 +38,7 @@ def configure_logs(level: str, *, process: str) -> None:
     )
     structlog.contextvars.bind_contextvars(process=process)
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Seldom())
     handler.addFilter(_only_types_of_errors)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

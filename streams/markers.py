@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from models.circuit import Circuit
 from models.enums import Priority
 from models.errors import Unavailable
+from streams.gathering import Gathering
 
 log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 #: As long as ids are remembered and records are kept: until then a lane that lags may still write the row.
 KEPT: Final = timedelta(days=7)
 #: Longer than all steps of a request together may not take; see `api.middleware`.
-_DEADLINE_SECONDS = 1.0
+_DEADLINE_SECONDS = 2.0
 #: How old may be what a process knows about whether there are markers at all.
 _FRESH_SECONDS = 1.0
 
@@ -53,7 +54,7 @@ class Marker:
 
 
 class Markers:
-    """The markers of all processes. Every call ends within a second, by Unavailable where Redis does not answer."""
+    """The markers of all processes. Every call ends within two seconds, by Unavailable where Redis does not answer."""
 
     def __init__(self, redis: Redis, *, key_prefix: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
@@ -61,33 +62,35 @@ class Markers:
         self._any_key = f"{key_prefix}markers"
         self._clock = clock
         self._circuit = Circuit(clock=clock)
+        self._writes: Gathering[Marker, Marker] = Gathering(self._write)
+        self._reads: Gathering[UUID, Marker | None] = Gathering(self._read)
         self._there_are_any = False
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
 
     async def keep(self, marker: Marker) -> Marker:
         """Writes the marker unless its id has one; returns the one that stands."""
-
-        async def write() -> Marker:
-            seconds = KEPT // timedelta(seconds=1)
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.set(self._any_key, b"1", ex=seconds)
-                pipeline.set(self._key(marker.id), _encode(marker), nx=True, ex=seconds)
-                pipeline.get(self._key(marker.id))
-                kept = (await pipeline.execute())[2]
-            self._there_are_any = True
-            return _decode(marker.id, kept)
-
-        return await self._ask(write)
+        return await self._ask(lambda: self._writes.add(marker))
 
     async def find(self, notification_id: UUID) -> Marker | None:
         """The marker of an id; None when it has none."""
+        return await self._ask(lambda: self._reads.add(notification_id))
 
-        async def read() -> Marker | None:
-            found = await self._redis.get(self._key(notification_id))
-            return None if found is None else _decode(notification_id, found)
+    async def _write(self, markers: Sequence[Marker]) -> list[Marker]:
+        """In one round trip for all that came while the last ones were written."""
+        seconds = KEPT // timedelta(seconds=1)
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.set(self._any_key, b"1", ex=seconds)
+            for marker in markers:
+                pipeline.set(self._key(marker.id), _encode(marker), nx=True, ex=seconds)
+            pipeline.mget([self._key(marker.id) for marker in markers])
+            kept = (await pipeline.execute())[-1]
+        self._there_are_any = True
+        return [_decode(marker.id, value) for marker, value in zip(markers, kept, strict=True)]
 
-        return await self._ask(read)
+    async def _read(self, ids: Sequence[UUID]) -> list[Marker | None]:
+        found: list[Any] = await self._redis.mget([self._key(each) for each in ids])
+        return [None if value is None else _decode(each, value) for each, value in zip(ids, found, strict=True)]
 
     async def of(self, ids: Sequence[UUID]) -> dict[UUID, Marker]:
         """The markers that these ids have. Costs nothing while there are none at all, and knows that a second late.
@@ -98,16 +101,11 @@ class Markers:
         if not self._there_are_any:
             return {}
 
-        async def read() -> list[Any]:
-            found: list[Any] = await self._redis.mget([self._key(each) for each in ids])
-            return found
-
         try:
-            found = await self._ask(read)
+            found = await self._ask(lambda: self._read(ids))
         except Unavailable:
             return {}
-        pairs = zip(ids, found, strict=True)
-        return {each: _decode(each, value) for each, value in pairs if value is not None}
+        return {marker.id: marker for marker in found if marker is not None}
 
     def _refresh(self) -> None:
         if self._asking is None and self._clock() - self._asked_at > _FRESH_SECONDS:
@@ -131,15 +129,16 @@ class Markers:
     async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
         if not self._circuit.lets_pass():
             raise Unavailable("redis", "did not answer a moment ago")
+        began = self._circuit.now()
         try:
             async with asyncio.timeout(_DEADLINE_SECONDS):
                 answer = await work()
         except (RedisError, OSError) as error:  # also a full or read-only one
-            self._circuit.failed()
+            self._circuit.failed(began)
             log.warning("redis does not take or give a marker", error=type(error).__name__)
             raise Unavailable("redis", type(error).__name__) from error
         except asyncio.CancelledError:
-            self._circuit.failed()
+            self._circuit.failed(began)
             raise
         self._circuit.worked()
         return answer

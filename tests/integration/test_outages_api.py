@@ -60,9 +60,11 @@ async def asked(call: Any, *statuses: int, within_seconds: float = PROMISED_SECO
     return answer
 
 
-async def again(api: RunningApi, *, within_seconds: float = 15.0) -> None:
-    """Waits until a request is accepted as if nothing had been."""
+async def again(api: RunningApi, *, within_seconds: float = 30.0) -> None:
+    """Waits until all servers are there, and a request is accepted as if nothing had been."""
     async with asyncio.timeout(within_seconds):
+        while (await api.sender.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.2)
         while True:
             request = a_request()
             answer = await asked(api.sender.post(PATH, json=request), 202, 503)
@@ -126,12 +128,15 @@ async def test_without_postgres_a_marker_stands_for_the_row(api: RunningApi, out
 
 @pytest.mark.parametrize("how", ["away", "hung"])
 async def test_a_crowd_is_answered_in_time_while_postgres_is_gone(api: RunningApi, outages: Outages, how: str) -> None:
-    async with getattr(outages, how)("postgres"):
+    crowd = httpx.AsyncClient(
+        base_url=api.url, headers=outages.identity.headers(), timeout=30, limits=httpx.Limits(max_connections=None)
+    )
+    async with crowd, getattr(outages, how)("postgres"):
         requests = [a_request() for _ in range(300)]
-        answers = await asyncio.gather(*(asked(api.sender.post(PATH, json=each), 202, 503) for each in requests))
+        answers = await asyncio.gather(*(asked(crowd.post(PATH, json=each), 202, 503) for each in requests))
         accepted = [request for request, answer in zip(requests, answers, strict=True) if answer.status_code == 202]
         assert len(accepted) > 250
-        reads = [asked(api.sender.get(f"{PATH}/{each['id']}"), 200, 503) for each in accepted]
+        reads = [asked(crowd.get(f"{PATH}/{each['id']}"), 200, 503) for each in accepted]
         assert [answer.status_code for answer in await asyncio.gather(*reads)].count(200) > 250
         # Whoever comes later waits for nothing that others have waited for.
         began = time.monotonic()
