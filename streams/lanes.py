@@ -25,7 +25,7 @@ tolerate_header_names()
 hand_over_several_a_turn()
 
 _RAW = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
-#: How soon a lane reads on that had paused all its partitions.
+#: How soon a lane reads on whose partitions were all full.
 _PAUSED_SECONDS = 0.02
 
 
@@ -78,10 +78,10 @@ class _Unwatched(faust.Monitor):  # type: ignore[misc]
 
 
 class _Consumer(Consumer):  # type: ignore[misc]
-    """Faust sleeps a second where all partitions are paused; a lane that pauses them often would stand still."""
+    """Faust sleeps a second where all partitions are full; a lane that fills them often would stand still."""
 
     async def _wait_next_records(self, timeout: float) -> Any:
-        if self.flow_active and not self._get_active_partitions():
+        if self.flow_active and self._buffered_partitions and not self._get_active_partitions():
             await self.sleep(_PAUSED_SECONDS)
             return {}, self._get_active_partitions()
         return await super()._wait_next_records(timeout)

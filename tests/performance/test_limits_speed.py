@@ -1,4 +1,4 @@
-"""What limits cost: `pytest tests/performance/test_limits.py --benchmark-only` prints the table."""
+"""What limits cost: `pytest tests/performance/test_limits_speed.py --benchmark-only` prints the table."""
 
 from __future__ import annotations
 
