@@ -29,7 +29,7 @@ from models.enums import Channel
 from models.ids import delivery_id
 from models.settings import Settings
 from models.status import ENDED_RANK
-from tests.fixtures.outages import Outages, own_servers
+from tests.fixtures.outages import MountRefused, Outages, SmallDisk, own_servers
 
 #: What the contract promises: an answer within 10 s, and all done 60 s after the servers are back.
 ANSWER_SECONDS = 10.0
@@ -173,8 +173,38 @@ async def test_a_minute_without_a_server_costs_nothing(outages: Outages, tmp_pat
     await check(outages, tmp_path, plan)
 
 
-async def check(outages: Outages, home: Path, plan: Plan) -> None:
-    settings = {
+@pytest.mark.chaos
+@pytest.mark.timeout(240)
+async def test_a_full_disk_costs_nothing(tmp_path: Path) -> None:
+    """Kafka's, Postgres's and Redis's at once: what can't be stored is not acknowledged."""
+    disk = SmallDisk(megabytes=700)
+    try:
+        with own_servers(["kafka", "postgres", "valkey", "identity"], disk=disk) as outages:
+            async with running_system(tmp_path / "home", **_settings(outages)) as system:
+                caller = Caller(system, outages.identity.token("service"))
+                stopped = asyncio.Event()
+                load = asyncio.create_task(caller.run(60, stopped))
+                await asyncio.sleep(4)
+                before = sum(caller.statuses.values())
+                await asyncio.to_thread(disk.fill)
+                await asyncio.sleep(12)
+                disk.empty()
+                back = time.monotonic()
+                await asyncio.sleep(8)
+                stopped.set()
+                await load
+                outcome = await _settle(system, caller, since=back)
+    except MountRefused as error:
+        pytest.skip(f"NO FULL DISK TRIED: nothing can be mounted here ({error})")
+    _report({"full_disk_seconds": 12, "before": before}, caller, outcome)
+    assert (outcome.lost, outcome.dead_letters) == (0, 0)
+    assert outcome.duplicates <= SLOTS
+    assert outcome.seconds_to_end < SETTLE_SECONDS
+    _assert_answers(caller)
+
+
+def _settings(outages: Outages) -> dict[str, str]:
+    return {
         "KAFKA_BOOTSTRAP_SERVERS": outages.url("kafka"),
         "KAFKA_REPLICATION_FACTOR": "1",
         "KAFKA_PARTITIONS": "4",
@@ -182,7 +212,10 @@ async def check(outages: Outages, home: Path, plan: Plan) -> None:
         "REDIS_URL": outages.url("valkey"),
         "IDENTITY_SERVICE_URL": outages.identity.url,
     }
-    async with running_system(home / "home", **settings) as system:
+
+
+async def check(outages: Outages, home: Path, plan: Plan) -> None:
+    async with running_system(home / "home", **_settings(outages)) as system:
         caller = Caller(system, outages.identity.token("service"))
         stopped = asyncio.Event()
         load = asyncio.create_task(caller.run(plan.per_second, stopped))
@@ -194,12 +227,19 @@ async def check(outages: Outages, home: Path, plan: Plan) -> None:
         await load
         outcome = await _settle(system, caller, since=back)
         assert (system.pid("worker-1"), system.pid("api")) == workers, "a process ended"
-    told = {"answers": dict(caller.statuses), "reads": dict(caller.reads), "unanswered": caller.unanswered}
-    slowest = round(caller.slowest_seconds, 1)
-    print(json.dumps({"outages": [vars(each) for each in plan.outages], **vars(outcome), **told, "slowest": slowest}))
+    _report({"outages": [vars(each) for each in plan.outages]}, caller, outcome)
     assert (outcome.lost, outcome.dead_letters) == (0, 0)
     assert outcome.duplicates <= SLOTS
     assert outcome.seconds_to_end < SETTLE_SECONDS
+    _assert_answers(caller)
+
+
+def _report(what: dict[str, Any], caller: Caller, outcome: Outcome) -> None:
+    told = {"answers": dict(caller.statuses), "reads": dict(caller.reads), "unanswered": caller.unanswered}
+    print(json.dumps({**what, **vars(outcome), **told, "slowest": round(caller.slowest_seconds, 1)}))
+
+
+def _assert_answers(caller: Caller) -> None:
     assert set(caller.statuses) <= {202, 503} and caller.unanswered == 0
     assert set(caller.reads) <= {200, 503}
     assert caller.slowest_seconds < ANSWER_SECONDS
