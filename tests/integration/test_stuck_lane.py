@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streams.lane_watch import is_member, look
+from streams.lane_watch import Ends, LaneWatch, is_member
 from streams.lanes import Lane, LaneApp, build_app
 from streams.records import Outgoing
 from streams.topics import send_topic
@@ -86,11 +86,14 @@ class Watched:
         self.app = app
         self.reader = reader
         self.bitten: list[str] = []
-        self._moved: dict[str, int] = {}
+        self._watch = LaneWatch([app], Ends(service.settings))
         self.progress = progress_of("send-push-low")
         self._dog = Watchdog(
             lanes=lambda: [self.progress], limit_seconds=4, end=lambda name, seconds: self.bitten.append(name)
         )
+
+    async def close(self) -> None:
+        await self._watch.close()
 
     async def put(self, count: int) -> None:
         records = [Outgoing(send_topic("push", "low"), b"k", b"%d" % number) for number in range(count)]  # type: ignore[arg-type]
@@ -98,13 +101,13 @@ class Watched:
 
     async def watch(self, looks: int) -> None:
         for _ in range(looks):
-            await look([self.app], self._service.settings, self._moved)
+            await self._watch.look()
             self._dog.look(1.0)
 
     async def until(self, condition: Any, *, within_seconds: float = 30.0) -> None:
         async with asyncio.timeout(within_seconds):
             while not condition():
-                await look([self.app], self._service.settings, self._moved)
+                await self._watch.look()
                 await asyncio.sleep(0.1)
 
 
@@ -124,6 +127,7 @@ async def watched(service: Service) -> AsyncIterator[Watched]:
     watched = Watched(service, app, reader)
     await watched.until(lambda: is_member(app) and app.consumer.assignment())
     yield watched
+    await watched.close()
     reader.may_read.set()
     await app.stop()
 
