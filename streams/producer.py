@@ -110,10 +110,12 @@ class Publisher:
                 # One after the other: they end together, and a gather costs a callback each.
                 written = [await future for future in futures]
         except (KafkaError, TimeoutError) as error:
-            for future in futures:
-                future.add_done_callback(_seen)
+            _forget(futures)
             self._replace(producer)
             raise Unavailable("kafka", type(error).__name__) from error
+        except asyncio.CancelledError:  # its caller waits no longer; the records may still arrive
+            _forget(futures)
+            raise
         return [(meta.partition, meta.offset) for meta in written]
 
     async def _begin(self, producer: AIOKafkaProducer, record: Outgoing) -> asyncio.Future[Any]:
@@ -217,8 +219,13 @@ def _serialized(key: object) -> object:
     return None if key is _NO_KEY else key
 
 
+def _forget(futures: Sequence[asyncio.Future[Any]]) -> None:
+    for future in futures:
+        future.add_done_callback(_seen)
+
+
 def _seen(future: asyncio.Future[Any]) -> None:
-    """Its failure was told by another one of the batch."""
+    """Its failure was told by another one of the batch, or there is nobody to tell."""
     if not future.cancelled():
         future.exception()
 
