@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import structlog
 
@@ -28,6 +28,9 @@ log = structlog.get_logger()
 STUCK_EXIT_CODE: Final = 70
 _LIMIT_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
+#: Of what the log is told at the end.
+_MOST_WAITS = 60
+_DEEPEST = 40
 
 
 class Progress:
@@ -100,8 +103,27 @@ def holds() -> dict[str, str]:
 
 def _end(lane: str, seconds: float) -> None:
     log.error("lane makes no progress: the process ends", lane=lane, seconds=round(seconds))
+    with contextlib.suppress(Exception):  # whatever it is, the process must end
+        for where, count in _waits().most_common(_MOST_WAITS):
+            log.error("where it stood", tasks=count, at=where)
     sys.stderr.flush()
     os._exit(STUCK_EXIT_CODE)
+
+
+def _waits() -> Counter[str]:
+    """Where the tasks of all loops of this process wait: places in the code, outermost first, and how many tasks."""
+    tasks: Iterable[asyncio.Task[Any]] = list(asyncio.tasks._all_tasks)  # type: ignore[attr-defined]
+    return Counter(" < ".join(reversed(_places(task.get_coro()))) for task in tasks if not task.done())
+
+
+def _places(awaited: Any) -> list[str]:
+    places: list[str] = []
+    while awaited is not None and len(places) < _DEEPEST:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            places.append(f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}")
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return places
 
 
 class Watchdog:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from streams.errors import persistently
@@ -107,3 +109,18 @@ async def test_work_that_is_repeated_holds_between_its_tries() -> None:
     assert await persistently(work, lane="persistent") == "done"
     assert seen == [None, None, None]
     assert lane.beats > before
+
+
+async def test_the_log_tells_where_tasks_wait_and_nothing_of_what_they_hold() -> None:
+    from streams.watchdog import _waits
+
+    async def waiting(secret: str) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(waiting("ada@example.com"))
+    await asyncio.sleep(0)
+    found = [where for where in _waits() if "waiting" in where]
+    task.cancel()
+    assert len(found) == 1
+    assert "test_watchdog.py" in found[0] and "wait" in found[0]
+    assert "ada@" not in found[0]
