@@ -31,7 +31,7 @@ from streams.kafka import client_options
 from streams.lanes import consumer_group
 from streams.metrics import DEAD, DELAY_LATENESS
 from streams.records import Incoming, Outgoing, headers_from
-from streams.topics import CATALOGUE, TIERS, delay_topic
+from streams.topics import TIERS, delay_topic
 from streams.watchdog import progress_of
 
 log = structlog.get_logger()
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 _SMALLEST = next(iter(TIERS.values()))
 _POLL = timedelta(milliseconds=200)
 _BATCH_RECORDS = 500
+_FETCH_BYTES = 128 * 1024
 
 
 def ready_at(stamped: datetime, due_at: datetime, wait: timedelta, *, now: datetime) -> datetime:
@@ -84,7 +85,8 @@ class DelayLine(Service):  # type: ignore[misc]
             session_timeout_ms=10_000,
             heartbeat_interval_ms=3_000,
             max_poll_interval_ms=1_000_000,
-            max_partition_fetch_bytes=CATALOGUE[delay_topic(self._tier)].max_bytes,
+            # What is behind a head that waits is read again after each look; a larger record comes all the same.
+            max_partition_fetch_bytes=_FETCH_BYTES,
             **client_options(self._settings),
         )
         topic = self._settings.kafka_topic_prefix + delay_topic(self._tier)
