@@ -64,12 +64,14 @@ class Acknowledged:
         return {str(delivery_id(notification, channel)): at for notification, at in self.at.items()}
 
 
-async def flood(system: System, count: int, *, priority: str, first: int = 0, topic: str | None = None) -> Acknowledged:
+async def flood(
+    system: System, count: int, *, priority: str, first: int = 0, topic: str | None = None, users: int = 5000
+) -> Acknowledged:
     """Publishes e-mails to Kafka as fast as it goes: to the priority's topic, or another."""
     noted = Acknowledged()
     async with _producer(system) as producer:
         pending = []
-        for request in (email_request(number) for number in range(first, first + count)):
+        for request in (email_request(number, users=users) for number in range(first, first + count)):
             noted.at[UUID(request["id"])] = time.time()
             pending.append(await _send(producer, request, topic or f"notification.requests.{priority}"))
         await asyncio.gather(*pending)
