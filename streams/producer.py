@@ -15,14 +15,14 @@ from models.errors import Unavailable
 from models.settings import Settings
 from streams.clock import now
 from streams.kafka import client_options
-from streams.kafka_patience import pause_between_connections
+from streams.kafka_patience import mend_clients
 from streams.records import Outgoing
 from streams.topics import CATALOGUE, DEAD_LETTERS, INTERNAL_BYTES
 from streams.turns import in_turns
 
 log = structlog.get_logger()
 
-pause_between_connections()
+mend_clients()
 
 _RECONNECT_SECONDS = 1.0
 _STOP_SECONDS = 5.0

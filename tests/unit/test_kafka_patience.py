@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import pytest
 from aiokafka.client import AIOKafkaClient
 
 from streams import kafka_patience
-from streams.kafka_patience import Seldom, pause_between_connections
+from streams.kafka_patience import Seldom, mend_clients
 
 
 def line(name: str, template: str, *values: object, level: int = logging.ERROR) -> logging.LogRecord:
@@ -30,12 +31,38 @@ def test_lines_of_our_own_are_all_told() -> None:
 
 async def test_a_refused_connection_is_followed_by_a_pause() -> None:
     """Guards aiokafka's private `_get_conn`, through which all its requests find their connection."""
-    pause_between_connections()
+    mend_clients()
     once = AIOKafkaClient._get_conn
-    pause_between_connections()
+    mend_clients()
     assert AIOKafkaClient._get_conn is once
     client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
     began = asyncio.get_running_loop().time()
     assert await client._get_conn(7) is None
     assert asyncio.get_running_loop().time() - began >= kafka_patience.PAUSE_SECONDS * 0.9
     await client.close()
+
+
+@pytest.mark.parametrize("is_dead", [True, False], ids=["dead", "forgetful"])
+async def test_a_wait_for_metadata_ends_and_the_update_goes_on(is_dead: bool) -> None:
+    """Guards aiokafka's private `_md_synchronizer` and what it waits for."""
+    mend_clients()
+    client = AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    updates = []
+
+    async def update(*_: object) -> bool:
+        updates.append(True)
+        return True
+
+    client._metadata_update = update
+    client._md_update_fut = client._loop.create_future()  # an update is under way, they say
+    client._md_update_waiter = client._loop.create_future()
+    client._sync_task = asyncio.create_task(client._md_synchronizer())
+    if is_dead:
+        client._sync_task.cancel()
+    await asyncio.sleep(0)
+    assert await client.force_metadata_update() is False
+    async with asyncio.timeout(5):
+        while not updates:
+            await asyncio.sleep(0.01)
+    assert await client.force_metadata_update() is True
+    client._sync_task.cancel()
