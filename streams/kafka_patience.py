@@ -6,9 +6,10 @@ aiokafka has none: each consumer of each lane asks several times every tenth of 
 log. While Kafka was away the lanes of one process used a third of a core and wrote 380 kB of log a second (measured),
 just when the API needs the machine for the outbox.
 
-**An end of waiting.** Seen in some runs of a minute without Kafka at 300/s: a consumer's coordinator waited without
-end in `force_metadata_update`, with the lock in its hand that heartbeats and commits need too, so its lane stood still
-until the watchdog came. Such a wait now ends after ten seconds, and whatever was to do the update is set going again.
+**An end of waiting.** In a minute without Kafka at 300/s the task that updates a client's metadata may die (of a
+RuntimeError, which nothing there expects). All that wait for an update then wait without end, a consumer's coordinator with
+the lock in its hand that heartbeats and commits need too: two lanes stood still until the watchdog came (measured). Such a
+wait now ends after ten seconds, and the task is begun again.
 """
 
 from __future__ import annotations
