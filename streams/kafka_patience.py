@@ -7,9 +7,9 @@ log. While Kafka was away the lanes of one process used a third of a core and wr
 just when the API needs the machine for the outbox.
 
 **An end of waiting.** In a minute without Kafka at 300/s the task that updates a client's metadata may die (of a
-RuntimeError, which nothing there expects). All that wait for an update then wait without end, a consumer's coordinator with
-the lock in its hand that heartbeats and commits need too: two lanes stood still until the watchdog came (measured). Such a
-wait now ends after ten seconds, and the task is begun again.
+RuntimeError, which nothing there expects). All that wait for an update then wait without end, a consumer's coordinator
+with the lock in its hand that heartbeats and commits need too: two lanes stood still until the watchdog came (measured).
+Such a wait now ends after ten seconds, and the task is begun again.
 """
 
 from __future__ import annotations
