@@ -8,7 +8,7 @@ just when the API needs the machine for the outbox.
 
 **An end of waiting.** In a minute without Kafka at 300/s the task that updates a client's metadata may die (of a
 RuntimeError, which nothing there expects). All that wait for an update then wait without end, a consumer's coordinator
-with the lock in its hand that heartbeats and commits need too: two lanes stood still until the watchdog came (measured).
+with the lock in its hand that heartbeats and commits need too: two lanes stood still until the watchdog came.
 Such a wait now ends after ten seconds, and the task is begun again.
 """
 
