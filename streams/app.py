@@ -20,6 +20,7 @@ from streams.agents.sending import Sender
 from streams.batches import Batches
 from streams.channels.chain import Chain
 from streams.channels.pace import Paces, Unpaced, told_to
+from streams.clock import now
 from streams.delay_line import DelayLine
 from streams.directory import Directory
 from streams.domain.templates import Renderer
@@ -35,14 +36,12 @@ from streams.sliding import Sliding
 from streams.topics import CONTACTS, TIERS, request_topic, send_topic
 from streams.waiting_room import outbox_room, schedule_room
 
-#: How long Faust collects records, which is also the pace of an idle lane: short where people wait.
-_LINGER_SECONDS = {Priority.HIGH: 0.02, Priority.NORMAL: 0.03, Priority.LOW: 0.05}
-#: How long a busy lane waits for a batch to fill up: not at all where people wait.
+#: How long a quiet lane waits for more than the first record: not at all where people wait.
+_LINGER_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.005, Priority.LOW: 0.02}
+#: How long a busy lane waits for a batch to fill up.
 _PATIENCE_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.05, Priority.LOW: 0.1}
-#: Records that a channel lane is fed at a time; its window has room of its own.
-_FEED_RECORDS = 128
-#: The linger of a channel without provider, where nothing but failures is to be told.
-_UNUSED_LINGER_SECONDS = 0.25
+#: What Faust may fetch ahead of a window, which has room of its own.
+_AHEAD_RECORDS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +114,11 @@ def _lanes(parts: Parts) -> Iterator[Lane]:
     yield from _request_lanes(parts)
     for channel in Channel:
         yield from _channel_lanes(parts, channel)
-    contacts = ContactStage(engine=parts.engine, publisher=parts.publisher, people=parts.people)
-    work = partial(Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200)
-    yield Lane(name="contacts", topic=CONTACTS, work=work, feed_records=200, linger_seconds=0.1)
+    contacts = ContactStage(clock=now, engine=parts.engine, publisher=parts.publisher, people=parts.people)
+    work = partial(
+        Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200, linger_seconds=0.02
+    )
+    yield Lane(name="contacts", topic=CONTACTS, work=work, ahead_records=400)
 
 
 def _request_lanes(parts: Parts) -> Iterator[Lane]:
@@ -129,6 +130,7 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         settings=parts.settings,
         cluster_id=parts.cluster_id,
         limits=parts.slots,
+        clock=now,
     )
     batch_records = parts.settings.request_batch
     for priority in Priority:
@@ -139,24 +141,23 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
             topic=topic,
             begin=partial(stage.begin, priority),
             batch_records=batch_records,
+            linger_seconds=_LINGER_SECONDS[priority],
             patience_seconds=_PATIENCE_SECONDS[priority],
         )
-        linger_seconds = _LINGER_SECONDS[priority]
-        yield Lane(name=name, topic=topic, work=work, feed_records=batch_records, linger_seconds=linger_seconds)
+        yield Lane(name=name, topic=topic, work=work, ahead_records=2 * batch_records)
 
 
 def _channel_lanes(parts: Parts, channel: Channel) -> Iterator[Lane]:
     """The lanes of a channel share its providers' health."""
-    chain = Chain(channel, parts.providers[channel], parts.settings, on_retry_after=told_to(parts.limits))
-    is_used = bool(parts.providers[channel])
+    told = told_to(parts.limits)
+    chain = Chain(channel, parts.providers[channel], parts.settings, wall_clock=now, on_retry_after=told)
     for priority in Priority:
         topic = send_topic(channel, priority)
         yield Lane(
             name=f"send-{channel}-{priority}",
             topic=topic,
             work=partial(_sliding, parts, chain, priority, topic),
-            feed_records=_FEED_RECORDS,
-            linger_seconds=_LINGER_SECONDS[priority] if is_used else _UNUSED_LINGER_SECONDS,
+            ahead_records=_AHEAD_RECORDS,
         )
 
 
@@ -167,6 +168,7 @@ def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Slid
         engine=parts.engine,
         publisher=parts.publisher,
         settings=parts.settings,
+        clock=now,
     )
     sender = Sender(
         channel=chain.channel,
@@ -175,6 +177,7 @@ def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Slid
         chain=chain,
         limits=parts.limits,
         lease_seconds=parts.settings.claim_lease.total_seconds(),
+        linger_seconds=_LINGER_SECONDS[priority],
         patience_seconds=_PATIENCE_SECONDS[priority],
     )
     return Sliding(sender, topic=parts.settings.kafka_topic_prefix + topic)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,47 +33,69 @@ class Backlog:
     def __init__(self, *, room: int) -> None:
         self._room = room
         self._events: deque[Any] = deque()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._is_busy = False
 
-    async def put(self, events: Sequence[Any]) -> None:
-        """Adds records, once there is room."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: len(self._events) < self._room)
-            self._events.extend(events)
-            self._changed.notify_all()
+    def put(self, event: Any) -> bool:
+        """Adds a record; whether there is room for more."""
+        self._events.append(event)
+        self._changed.set()
+        return len(self._events) < self._room
 
-    async def next_batch(self, most: int, *, patience_seconds: float) -> list[Any]:
-        """The oldest records, `most` at the most; waits for the first.
+    async def room(self) -> None:
+        """Waits until there is room."""
+        while len(self._events) >= self._room:
+            await self._change()
 
-        Where the last batch was no tiny one, more are on their way: a few milliseconds make a batch of them that costs
-        less than two. In a quiet lane nothing waits.
+    async def next_batch(self, most: int, *, linger_seconds: float, patience_seconds: float) -> list[Any]:
+        """The oldest records, `most` at the most; waits for the first, and a moment (`linger_seconds`) for more.
+
+        Where the last batch was no tiny one, more are on their way: some milliseconds more make a batch of them that
+        costs less than two.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._events)
-            if self._is_busy and len(self._events) < most and patience_seconds:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(patience_seconds):
-                        await self._changed.wait_for(lambda: len(self._events) >= most)
-            taken = [self._events.popleft() for _ in range(min(most, len(self._events)))]
-            self._is_busy = len(taken) > _TINY_BATCH
-            self._changed.notify_all()
+        while not self._events:
+            await self._change()
+        await self._gather(most, patience_seconds if self._is_busy else linger_seconds)
+        taken = [self._events.popleft() for _ in range(min(most, len(self._events)))]
+        self._is_busy = len(taken) > _TINY_BATCH
+        self._changed.set()
         return taken
+
+    async def _gather(self, most: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self._events) < most and (remaining := deadline - time.monotonic()) > 0:
+            await self._change(remaining)
+
+    async def _change(self, seconds: float | None = None) -> None:
+        self._changed.clear()
+        alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._changed.set)
+        await self._changed.wait()
+        if alarm is not None:
+            alarm.cancel()
 
 
 class Batches:
     """The work of a lane in batches of at most `batch_records`.
 
-    `patience_seconds` is how long a busy lane waits for a batch to fill up.
+    `linger_seconds` is how long a quiet lane waits for more than the first record, `patience_seconds` how long a busy
+    one waits for a batch to fill up.
     """
 
     def __init__(
-        self, *, lane: str, topic: str, begin: Begin, batch_records: int, patience_seconds: float = 0.0
+        self,
+        *,
+        lane: str,
+        topic: str,
+        begin: Begin,
+        batch_records: int,
+        linger_seconds: float = 0.0,
+        patience_seconds: float = 0.0,
     ) -> None:
         self._lane = lane
         self._topic = topic
         self._begin_batch = begin
         self._batch_records = batch_records
+        self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._backlog = Backlog(room=2 * batch_records)
         self._age = QUEUE_AGE.labels(lane)
@@ -86,10 +107,14 @@ class Batches:
         """Begins to work."""
         app.add_future(self._work(app))
 
-    async def feed(self, events: Sequence[Any]) -> None:
-        """Takes records in, once there is room."""
-        self._in_hand += len(events)
-        await self._backlog.put(events)
+    def feed(self, event: Any) -> bool:
+        """Takes a record in; whether there is room for more."""
+        self._in_hand += 1
+        return self._backlog.put(event)
+
+    async def room(self) -> None:
+        """Waits until there is."""
+        await self._backlog.room()
 
     async def quiesce(self, app: LaneApp) -> None:
         """Finishes all that was taken in: two batches at most.
@@ -105,7 +130,9 @@ class Batches:
     async def _work(self, app: LaneApp) -> None:
         finishing: asyncio.Future[None] | None = None
         while True:
-            events = await self._backlog.next_batch(self._batch_records, patience_seconds=self._patience_seconds)
+            events = await self._backlog.next_batch(
+                self._batch_records, linger_seconds=self._linger_seconds, patience_seconds=self._patience_seconds
+            )
             finish = await self._begin([from_message(self._topic, event.message) for event in events])
             if finishing is not None:
                 await finishing

@@ -1,13 +1,13 @@
 """A lane: one Faust app with one input topic, one consumer group and one agent.
 
-Measured rules that keep it from losing messages: raw bytes, `noack_take`, acks in order after all that a record caused
-is durable, and a crash of the agent ends the process. An agent that raises inside `take()` or `async for` loses what it
-held; here it never does (docs/decisions/0002-lanes.md).
+Measured rules that keep it from losing messages: raw bytes, no acks by Faust, acks in order after all that a record
+caused is durable, and a crash of the agent ends the process. An agent that raises inside `take()` or `async for` with
+acks loses what it held; here it never does (docs/decisions/0002-lanes.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,8 +35,11 @@ class Work(Protocol):
     def start(self, app: LaneApp) -> None:
         """Begins what runs beside the feeding, as futures of the app: an exception in one crashes the app."""
 
-    async def feed(self, events: Sequence[Any]) -> None:
-        """Takes records in, once there is room; never waits for their work."""
+    def feed(self, event: Any) -> bool:
+        """Takes a record in; whether there is room for more."""
+
+    async def room(self) -> None:
+        """Waits until there is."""
 
     async def quiesce(self, app: LaneApp) -> None:
         """Before partitions are taken away, or the end: finishes what it can and commits what is done."""
@@ -51,10 +54,8 @@ class Lane:
     topic: str
     #: Makes the lane's work; an app that is built again begins afresh.
     work: Callable[[], Work]
-    #: Records that Faust collects before it feeds them.
-    feed_records: int
-    #: How long Faust collects; the pace of the lane's idle loop.
-    linger_seconds: float
+    #: Records that Faust may have fetched ahead, for each partition.
+    ahead_records: int
 
 
 class _Unwatched(faust.Monitor):  # type: ignore[misc]
@@ -137,7 +138,7 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         # `Work.quiesce` waits instead: for as much as its work needs, not until all of it is done.
         stream_wait_empty=False,
         # Bounded in records, so small: a record may have 2 MiB.
-        stream_buffer_maxsize=max(64, 2 * lane.feed_records),
+        stream_buffer_maxsize=max(64, lane.ahead_records),
         broker_max_poll_records=500,
         broker_max_poll_interval=1000.0,
         broker_commit_interval=1.0,
@@ -151,10 +152,12 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
 
     @app.agent(source, name=lane.name)  # type: ignore[untyped-decorator]
     async def feed(stream: Any) -> None:
-        """Only collects: Faust's own work on the next records goes on while these wait for servers."""
+        """Only hands over: Faust's own work on the next records goes on while these wait for servers."""
+        stream.enable_acks = False  # as `noack_take` does, but without its polling: the work acknowledges
         app.work.start(app)
-        async for events in stream.noack_take(lane.feed_records, within=lane.linger_seconds):
-            await app.work.feed([event for event in events if event.message.generation_id != app.gone_generation])
+        async for event in stream.events():
+            if event.message.generation_id != app.gone_generation and not app.work.feed(event):
+                await app.work.room()
 
     return app
 

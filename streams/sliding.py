@@ -40,14 +40,20 @@ class Sliding:
         self._consumer = app.consumer
         self._worker.start(app.add_future, self._acknowledge)
 
-    async def feed(self, events: Sequence[Any]) -> None:
-        """Takes records in."""
+    def feed(self, event: Any) -> bool:
+        """Takes a record in; whether there is room for more."""
+        window = self._worker.window
+        window.add(event.message)
+        if window.is_full(event.message.partition):
+            self._pause(event.message.partition)
+        return window.has_room
+
+    async def room(self) -> None:
+        """Waits until memory allows more."""
         window = self._worker.window
         while not window.has_room:
             window.changed.clear()
             await window.changed.wait()
-        window.add(event.message for event in events)
-        self._pause()
 
     async def quiesce(self, app: LaneApp) -> None:
         """Waits for calls under way, for a moment on a rebalance, longer at the end; commits the prefix.
@@ -63,16 +69,14 @@ class Sliding:
             message.ack(self._consumer)
         self._resume()
 
-    def _pause(self) -> None:
-        """Stops reading full partitions, as Faust does with a full buffer: what was fetched still comes."""
-        full = self._worker.window.full_partitions()
-        for partition in full:
-            self._consumer.on_buffer_full(TP(self._topic, partition))
-        self._paused |= full
+    def _pause(self, partition: int) -> None:
+        """Stops reading a full partition, as Faust does with a full buffer: what was fetched still comes."""
+        self._consumer.on_buffer_full(TP(self._topic, partition))
+        self._paused.add(partition)
 
     def _resume(self) -> None:
         if self._paused:
-            free = self._paused - self._worker.window.full_partitions()
+            free = {partition for partition in self._paused if not self._worker.window.is_full(partition)}
             for partition in free:
                 self._consumer.on_buffer_drop(TP(self._topic, partition))
             self._paused -= free

@@ -76,22 +76,23 @@ class Window:
         """Whether memory allows more to wait."""
         return self._waiting_bytes < WAITING_BYTES
 
-    def add(self, messages: Iterable[Any]) -> None:
-        """Takes records in, in the order of their partitions."""
-        for message in messages:
-            entry = Entry(message, self._epoch)
-            partition = self._partitions.setdefault(message.partition, _Partition())
-            partition.entries.append(entry)
-            partition.waiting += 1
-            self._records += 1
-            self._waiting_bytes += entry.size_bytes
-            chain = self._chains.get(entry.key)
-            if chain is None:
-                self._chains[entry.key] = deque((entry,))
-                self._ready.append(entry)
-            else:
-                chain.append(entry)
-        self.changed.set()
+    def add(self, message: Any) -> None:
+        """Takes a record in, in the order of its partition."""
+        entry = Entry(message, self._epoch)
+        partition = self._partitions.get(message.partition)
+        if partition is None:
+            partition = self._partitions[message.partition] = _Partition()
+        partition.entries.append(entry)
+        partition.waiting += 1
+        self._records += 1
+        self._waiting_bytes += entry.size_bytes
+        chain = self._chains.get(entry.key)
+        if chain is None:
+            self._chains[entry.key] = deque((entry,))
+            self._ready.append(entry)
+            self.changed.set()
+        else:
+            chain.append(entry)
 
     def take(self, most: int) -> list[Entry]:
         """The records that may start, longest ready first; each is its key's only one until `let_next`."""
@@ -140,14 +141,13 @@ class Window:
         self.changed.set()
         return acknowledged
 
-    def full_partitions(self) -> set[int]:
-        """The partitions that should not be read on for now."""
-        span = max(SPAN_RECORDS, SPAN_RECORDS_IN_ALL // max(1, len(self._partitions)))
-        return {
-            number
-            for number, partition in self._partitions.items()
-            if partition.waiting >= WAITING_RECORDS or len(partition.entries) >= span
-        }
+    def is_full(self, number: int) -> bool:
+        """Whether a partition should not be read on for now."""
+        partition = self._partitions.get(number)
+        if partition is None:
+            return False
+        span = max(SPAN_RECORDS, SPAN_RECORDS_IN_ALL // len(self._partitions))
+        return partition.waiting >= WAITING_RECORDS or len(partition.entries) >= span
 
     def prefixes(self) -> dict[int, int]:
         """By partition the offset behind all that is acknowledged, where anything was."""

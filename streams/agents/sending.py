@@ -77,6 +77,7 @@ class Sender:
         chain: Chain,
         limits: Paces,
         lease_seconds: float,
+        linger_seconds: float = 0.0,
         patience_seconds: float,
     ) -> None:
         self.window = Window()
@@ -89,6 +90,7 @@ class Sender:
         self._limits = limits
         self._slots = chain.call_slots
         self._lease_seconds = lease_seconds
+        self._linger_seconds = linger_seconds
         self._patience_seconds = patience_seconds
         self._is_quiet = False
         self._is_claiming = False
@@ -121,9 +123,12 @@ class Sender:
         last = 0
         while True:
             await self._until(lambda: self._room > 0)
-            if last > _TINY_BATCH and self._room < _BATCH_RECORDS and self._patience_seconds:
-                await self._until(lambda: self._room >= _BATCH_RECORDS, seconds=self._patience_seconds)
+            await self._until(lambda: self._room >= _BATCH_RECORDS, seconds=self._wait_after(last))
             last = await self._start_some()
+
+    def _wait_after(self, last: int) -> float:
+        """How long to wait for a fuller batch: where the last one was no tiny one, more are on their way."""
+        return self._patience_seconds if last > _TINY_BATCH else self._linger_seconds
 
     @property
     def _room(self) -> int:
@@ -233,8 +238,7 @@ class Sender:
         last = 0
         while True:
             await self._until(lambda: bool(self._batch.entries or self._refused))
-            if last > _TINY_BATCH and self._patience_seconds:
-                await self._until(lambda: len(self._batch.entries) >= _BATCH_RECORDS, seconds=self._patience_seconds)
+            await self._until(lambda: len(self._batch.entries) >= _BATCH_RECORDS, seconds=self._wait_after(last))
             last = len(self._batch.entries)
             await self._release()
             await self._finish()

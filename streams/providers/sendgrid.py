@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import aiohttp
 import orjson
@@ -62,6 +62,7 @@ _LONGEST_CATEGORY = 255
 _LONGEST_ANSWER = 64 * 1024
 _LONGEST_ID = 255
 _KEEPALIVE_SECONDS = 15.0
+Person = TypeVar("Person", From, To)
 #: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
@@ -141,7 +142,8 @@ def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
         UnsupportedFeature: for an option of `options.provider` that SendGrid has, but this service doesn't pass on.
     """
     to_whom = envelope(delivery, default_from=default_from)
-    mail = Mail(from_email=From(to_whom.sender.address, to_whom.sender.name or None), subject=to_whom.subject)
+    mail = Mail(subject=to_whom.subject)
+    mail.from_email = _named(From(), to_whom.sender.address, to_whom.sender.name)
     mail.add_personalization(_personalization(delivery, to_whom))
     if to_whom.reply_to is not None:
         mail.reply_to = ReplyTo(to_whom.reply_to.address)
@@ -162,7 +164,7 @@ def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
 
 def _personalization(delivery: Delivery, to_whom: Envelope) -> Personalization:
     whom = Personalization()
-    whom.add_to(To(to_whom.to.address))
+    whom.add_to(_named(To(), to_whom.to.address))
     for copy in to_whom.cc:
         whom.add_cc(Cc(copy.address))
     for name, value in (
@@ -173,6 +175,14 @@ def _personalization(delivery: Delivery, to_whom: Envelope) -> Personalization:
     ):
         whom.add_custom_arg(CustomArg(name, str(value)))
     return whom
+
+
+def _named(person: Person, address: str, name: str = "") -> Person:
+    """The SDK parses what its constructor is given, which costs as much as the rest; these are parsed already."""
+    person.email = address
+    if name:
+        person.name = name
+    return person
 
 
 def _category(tag: str) -> str:

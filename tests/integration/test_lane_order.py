@@ -38,7 +38,7 @@ def a_lane(
         return finish
 
     work = partial(Batches, lane=name, topic=TOPIC, begin=begin, batch_records=1)
-    return Lane(name=name, topic=TOPIC, work=work, feed_records=1, linger_seconds=0.01)
+    return Lane(name=name, topic=TOPIC, work=work, ahead_records=1)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -57,7 +57,7 @@ class Worker:
 
 def an_app(service: Service, name: str, worker: Worker) -> LaneApp:
     work = partial(Sliding, worker, topic=service.settings.kafka_topic_prefix + TOPIC)
-    lane = Lane(name=name, topic=TOPIC, work=work, feed_records=64, linger_seconds=0.01)
+    lane = Lane(name=name, topic=TOPIC, work=work, ahead_records=128)
     return build_app(lane, service.settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +20,13 @@ def message(offset: int, key: bytes | None = b"u", partition: int = 0, value: by
 
 def a_window(*messages: Any) -> Window:
     window = Window()
-    window.add(messages)
+    fill(window, messages)
     return window
+
+
+def fill(window: Window, messages: Iterable[Any]) -> None:
+    for each in messages:
+        window.add(each)
 
 
 def offsets(messages: list[Any]) -> list[int]:
@@ -68,7 +74,7 @@ def test_after_a_clear_the_old_ones_change_nothing() -> None:
     window = a_window(message(0), message(1))
     [old] = window.take(1)
     window.clear()
-    window.add([message(0)])
+    window.add(message(0))
     [new] = window.take(5)
     window.let_next(old)
     window.put_back(old)
@@ -78,23 +84,23 @@ def test_after_a_clear_the_old_ones_change_nothing() -> None:
 
 def test_a_long_chain_fills_its_own_partition_only() -> None:
     window = a_window(message(0, b"other", partition=1))
-    window.add(message(number) for number in range(WAITING_RECORDS + 1))
-    assert window.full_partitions() == {0}
+    fill(window, (message(number) for number in range(WAITING_RECORDS + 1)))
+    assert (window.is_full(0), window.is_full(1)) == (True, False)
     window.let_next(window.take(2)[1])
     window.take(1)
-    assert window.full_partitions() == set()
+    assert not window.is_full(0)
 
 
 def test_a_partition_far_behind_its_first_is_full() -> None:
     window = Window()
     for number in range(8):
-        window.add([message(0, b"slow", partition=number)])
-    window.add(message(number, b"%d" % number) for number in range(1, SPAN_RECORDS + 1))
+        window.add(message(0, b"slow", partition=number))
+    fill(window, (message(number, b"%d" % number) for number in range(1, SPAN_RECORDS + 1)))
     entries = window.take(SPAN_RECORDS * 2)
     window.finish(entry for entry in entries if entry.message.offset > 0)
-    assert window.full_partitions() == {0}
+    assert (window.is_full(0), window.is_full(1)) == (True, False)
     window.finish(entries)
-    assert window.full_partitions() == set()
+    assert not window.is_full(0)
 
 
 def test_memory_bounds_what_waits() -> None:
@@ -127,7 +133,7 @@ class Model(RuleBasedStateMachine):
     @rule(keys=st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=5), partition=st.integers(0, 1))
     def feed(self, keys: list[bytes], partition: int) -> None:
         for key in keys:
-            self.window.add([message(self.next_offset[partition], b"%d%s" % (partition, key), partition)])
+            self.window.add(message(self.next_offset[partition], b"%d%s" % (partition, key), partition))
             self.next_offset[partition] += 1
 
     @rule(most=st.integers(1, 4))
@@ -167,7 +173,7 @@ class Model(RuleBasedStateMachine):
         for partition in (0, 1):
             first, end = len(self.acknowledged[partition]), self.next_offset[partition]
             self.finished -= {(partition, offset) for offset in range(first, end)}
-            self.window.add(message(offset, b"%da" % partition, partition) for offset in range(first, end))
+            fill(self.window, (message(offset, b"%da" % partition, partition) for offset in range(first, end)))
 
     @invariant()
     def acknowledged_is_the_contiguous_prefix(self) -> None:
