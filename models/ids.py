@@ -41,5 +41,6 @@ def event_id(subject: UUID, generation: int, attempt: int, status: str) -> UUID:
 
 def rfc3339(value: datetime) -> str:
     """UTC with milliseconds and a Z: `2026-01-01T12:00:00.000Z`."""
-    value = value.astimezone(UTC)
-    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+    if value.tzinfo is not UTC:
+        value = value.astimezone(UTC)
+    return value.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from streams.conditions import Conditions
 from streams.lanes import LaneApp
 from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
 from streams.records import Incoming, from_message
@@ -33,19 +34,18 @@ class Backlog:
     def __init__(self, *, room: int) -> None:
         self._room = room
         self._events: deque[Any] = deque()
-        self._changed = asyncio.Event()
+        self._conditions = Conditions()
         self._is_busy = False
 
     def put(self, event: Any) -> bool:
         """Adds a record; whether there is room for more."""
         self._events.append(event)
-        self._changed.set()
+        self._conditions.notify()
         return len(self._events) < self._room
 
     async def room(self) -> None:
         """Waits until there is room."""
-        while len(self._events) >= self._room:
-            await self._change()
+        await self._conditions.until(lambda: len(self._events) < self._room)
 
     async def next_batch(self, most: int, *, linger_seconds: float, patience_seconds: float) -> list[Any]:
         """The oldest records, `most` at the most; waits for the first, and a moment (`linger_seconds`) for more.
@@ -53,25 +53,13 @@ class Backlog:
         Where the last batch was no tiny one, more are on their way: some milliseconds more make a batch of them that
         costs less than two.
         """
-        while not self._events:
-            await self._change()
-        await self._gather(most, patience_seconds if self._is_busy else linger_seconds)
+        await self._conditions.until(lambda: bool(self._events))
+        wait_seconds = patience_seconds if self._is_busy else linger_seconds
+        await self._conditions.until(lambda: len(self._events) >= most, seconds=wait_seconds)
         taken = [self._events.popleft() for _ in range(min(most, len(self._events)))]
         self._is_busy = len(taken) > _TINY_BATCH
-        self._changed.set()
+        self._conditions.notify()
         return taken
-
-    async def _gather(self, most: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while len(self._events) < most and (remaining := deadline - time.monotonic()) > 0:
-            await self._change(remaining)
-
-    async def _change(self, seconds: float | None = None) -> None:
-        self._changed.clear()
-        alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._changed.set)
-        await self._changed.wait()
-        if alarm is not None:
-            alarm.cancel()
 
 
 class Batches:

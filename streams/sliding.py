@@ -51,9 +51,7 @@ class Sliding:
     async def room(self) -> None:
         """Waits until memory allows more."""
         window = self._worker.window
-        while not window.has_room:
-            window.changed.clear()
-            await window.changed.wait()
+        await window.conditions.until(lambda: window.has_room)
 
     async def quiesce(self, app: LaneApp) -> None:
         """Waits for calls under way, for a moment on a rebalance, longer at the end; commits the prefix.

@@ -8,10 +8,11 @@ key (https://github.com/confluentinc/parallel-consumer). No I/O here.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
+
+from streams.conditions import Conditions
 
 #: Records of a partition that may wait for their turn. A partition with more is not read on: one user with a long
 #: chain must not take the room of all others.
@@ -53,8 +54,8 @@ class Window:
     """All records of a lane between the stream and their acknowledgement."""
 
     def __init__(self) -> None:
-        #: Set whenever something happened that somebody may wait for.
-        self.changed = asyncio.Event()
+        #: Told whenever something happened that somebody may wait for.
+        self.conditions = Conditions()
         self._epoch = 0
         self._partitions: dict[int, _Partition] = {}
         self._chains: dict[object, deque[Entry]] = {}
@@ -90,7 +91,7 @@ class Window:
         if chain is None:
             self._chains[entry.key] = deque((entry,))
             self._ready.append(entry)
-            self.changed.set()
+            self.conditions.notify()
         else:
             chain.append(entry)
 
@@ -108,7 +109,7 @@ class Window:
         """A record that was taken and must be asked for again; it stays first of its key."""
         if entry.epoch == self._epoch:
             self._ready.append(entry)
-            self.changed.set()
+            self.conditions.notify()
 
     def let_next(self, entry: Entry) -> None:
         """The next record of its key may start."""
@@ -118,7 +119,7 @@ class Window:
         chain.popleft()
         if chain:
             self._ready.append(chain[0])
-            self.changed.set()
+            self.conditions.notify()
         else:
             del self._chains[entry.key]
 
@@ -138,7 +139,7 @@ class Window:
                 partition.next_offset = message.offset + 1
                 acknowledged.append(message)
         self._records -= len(acknowledged)
-        self.changed.set()
+        self.conditions.notify()
         return acknowledged
 
     def is_full(self, number: int) -> bool:
@@ -165,4 +166,4 @@ class Window:
         self._ready.clear()
         self._waiting_bytes = 0
         self._records = 0
-        self.changed.set()
+        self.conditions.notify()

@@ -22,6 +22,7 @@ from models.repositories.deliveries import AttemptKey, Claim
 from streams.agents.deliveries import Called, DeliveryStage, Results, Taken
 from streams.channels.chain import Chain, Hold, Turn
 from streams.channels.pace import Paces
+from streams.conditions import Condition
 from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
 from streams.records import from_message
 from streams.topics import send_topic
@@ -184,7 +185,7 @@ class Sender:
                 self._settled(entry, batch)
         self._batch.entries += batch.entries
         self._batch.results.add(batch.results)
-        self.window.changed.set()
+        self.window.conditions.notify()
         BATCH_SECONDS.labels(self._lane, "claim").observe(time.monotonic() - started)
         return won
 
@@ -224,7 +225,7 @@ class Sender:
             self._batch.entries.append(entry)
             self._batch.called.append(Called(one, self._stage.attempt(one.delivery, claim, result)))
             self.window.let_next(entry)
-        self.window.changed.set()
+        self.window.conditions.notify()
 
     async def _take_one(self, provider: str) -> bool:
         """A token for a fail-over."""
@@ -251,6 +252,7 @@ class Sender:
             self._in_doubt -= len(refused)
             for each in refused:
                 self._put_back(each.entry, each.wait.total_seconds() if each.wait else 0.0)
+            self.window.conditions.notify()
 
     async def _finish(self) -> None:
         batch, self._batch = self._batch, _Batch()
@@ -260,7 +262,7 @@ class Sender:
         started = time.monotonic()
         results = await self._stage.record(batch.called, batch.results)
         self._in_doubt -= len(batch.called)
-        self.window.changed.set()
+        self.window.conditions.notify()
         BATCH_SECONDS.labels(self._lane, "record").observe(time.monotonic() - started)
         if self._telling is not None:
             await asyncio.wait([self._telling])
@@ -301,27 +303,11 @@ class Sender:
 
     # What both are made of
 
-    async def _until(self, condition: Callable[[], bool], *, seconds: float | None = None) -> bool:
-        """Waits for a condition, at most so long; whether it holds."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not condition():
-            self._raise_failure()
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if remaining is not None and remaining <= 0:
-                return False
-            await self._change(remaining)
+    async def _until(self, condition: Condition, *, seconds: float | None = None) -> bool:
+        """Waits for a condition, at most so long; whether it held. Raises what ended a task."""
+        held = await self.window.conditions.until(lambda: self._failure is not None or condition(), seconds=seconds)
         self._raise_failure()
-        return True
-
-    async def _change(self, seconds: float | None) -> None:
-        changed = self.window.changed
-        changed.clear()
-        alarm = None if seconds is None else asyncio.get_running_loop().call_later(seconds, changed.set)
-        try:
-            await changed.wait()
-        finally:
-            if alarm is not None:
-                alarm.cancel()
+        return held
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -337,4 +323,4 @@ class Sender:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
-        self.window.changed.set()
+        self.window.conditions.notify()
