@@ -36,6 +36,7 @@ from api.routes import (
     templates,
 )
 from api.services import Accepts, Services, root_path
+from api.shortcut import Shortcut
 from models.session import create_engine
 from models.settings import Settings
 from streams.domain.templates import Renderer
@@ -87,6 +88,7 @@ def create_app(
         redoc_url=None,
         exception_handlers={HTTPException: errors.handle, RequestValidationError: errors.handle},
     )
+    app.add_middleware(Shortcut)
     app.add_middleware(Edge, root_path=root_path(settings))
     for module in _ROUTERS:
         app.include_router(module.router)
@@ -113,7 +115,10 @@ async def _open(
     markers = Markers(redis, key_prefix=settings.redis_key_prefix)
     if intake is None:
         publisher = await _publisher(stack, settings)
-        intake = Intake(engine=engine, publisher=publisher, settings=settings, markers=markers)
+        # Its own, without the check before each use (three round trips): the intake repeats by itself.
+        rows = create_engine(settings, name="comms-intake", pool_size=3, check_before_use=False, is_patient=False)
+        stack.push_async_callback(rows.dispose)
+        intake = Intake(engine=rows, publisher=publisher, settings=settings, markers=markers)
     if health is None:
         health = probes(settings, engine=engine, redis=redis)
     renderer = Renderer()

@@ -1,6 +1,7 @@
 """Many callers, one transaction: what arrives while a batch is being written goes into the next one together.
 
-Alone a caller waits for nobody; under load the cost of a commit is shared. Nothing is timed.
+Alone a caller waits for nobody; under load the cost of a commit is shared. A batch costs some hundred microseconds
+whatever its size, so while several callers come at a time the next batch waits a moment for company.
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from streams.errors import is_refusal
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+#: So many callers at a time say that more will come.
+_SEVERAL = 3
+
 
 class Gathering(Generic[Item, Answer]):
-    """Gathers single calls into batches for `work`, which answers each item in order."""
+    """Gathers single calls into batches for `work`, which answers each item in order.
 
-    def __init__(self, work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], *, most: int = 200) -> None:
+    After a batch of several, the next one waits `pause_seconds`.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        most: int = 200,
+        pause_seconds: float = 0.0,
+    ) -> None:
         self._work = work
         self._most = most
+        self._pause_seconds = pause_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -40,6 +54,8 @@ class Gathering(Generic[Item, Answer]):
                 batch, self._waiting = wanted[: self._most], wanted[self._most :]
                 if batch:
                     await self._answer(batch)
+                if len(batch) >= _SEVERAL and self._pause_seconds:
+                    await asyncio.sleep(self._pause_seconds)
         finally:
             self._writer = None
 

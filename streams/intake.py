@@ -19,6 +19,7 @@ from uuid import UUID
 
 import orjson
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models import ids
@@ -38,6 +39,9 @@ from streams.records import CONTENT_TYPE, Outgoing
 from streams.topics import request_topic
 
 log = structlog.get_logger()
+
+#: What a row waits for others to be written with it, while several come at a time.
+_COMPANY_SECONDS = 0.005
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -85,11 +89,14 @@ class Intake:
         clock: Callable[[], datetime] = now,
     ) -> None:
         self._engine = engine
+        self._at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._publisher = publisher
         self._markers = markers
         self._deadline_seconds = settings.accept_deadline_seconds
         self._clock = clock
-        self._rows: Gathering[notifications.NewNotification, Known] = Gathering(self._store)
+        self._rows: Gathering[notifications.NewNotification, Known] = Gathering(
+            self._store, pause_seconds=_COMPANY_SECONDS
+        )
         self._outbox: Gathering[Outgoing, None] = Gathering(self._queue)
         self._postgres = Circuit(probe_seconds=2 * self._deadline_seconds)
         self._kafka = Circuit(probe_seconds=2 * self._deadline_seconds)
@@ -143,13 +150,23 @@ class Intake:
         return Accepted(row.id, Status.ACCEPTED, kept.created_at, is_marked=True)
 
     async def _store(self, rows: Sequence[notifications.NewNotification]) -> list[Known]:
-        """One transaction for all that came while the last one was written."""
+        """One statement for all that came while the last one was written."""
         first = {row.id: row for row in reversed(rows)}
         taken = await self._taken_by_markers(first)
-        async with self._engine.begin() as connection:
-            known = await notifications.accept(connection, [row for row in first.values() if row.id not in taken])
+        known = await self._write([row for row in first.values() if row.id not in taken])
         known |= taken
         return [known[row.id] for row in rows]
+
+    async def _write(self, rows: Sequence[notifications.NewNotification], *, again: bool = True) -> dict[UUID, Known]:
+        try:
+            # A statement, and a read after it that may see more: without a transaction, two round trips less.
+            async with self._at_once.connect() as connection:
+                return await notifications.accept(connection, rows)
+        except DBAPIError as error:
+            if not (again and error.connection_invalidated):
+                raise
+        # One that a restarted server left behind; the pool has let go of all of that age.
+        return await self._write(rows, again=False)
 
     async def _taken_by_markers(self, rows: dict[UUID, notifications.NewNotification]) -> dict[UUID, Known]:
         """Ids whose first request has no row yet, and another body than the one that is asked for now."""

@@ -247,3 +247,19 @@ async def test_a_request_that_the_database_refuses_fails_nobody_else(service: Se
         await service.execute(f"ALTER TABLE notifications DROP CONSTRAINT {rule}")
     for request, answer in zip(requests, answers, strict=True):
         assert isinstance(answer, Accepted) is (request["category"] == "general")
+
+
+async def test_a_connection_that_a_restart_left_behind_is_no_failure(service: Service, broker: Broker) -> None:
+    """The intake's connections are not looked at before use: one that died is found out by its use, and replaced."""
+    rows = create_engine(service.settings, name="restarted", pool_size=3, check_before_use=False)
+    try:
+        intake = Intake(engine=rows, publisher=broker, settings=service.settings)
+        await asyncio.gather(*(accept(intake, a_request()) for _ in range(5)))
+        ended = await service.fetch(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'restarted'"
+        )
+        assert ended
+        accepted = await accept(intake, a_request())
+        assert (accepted.status, accepted.queued_in_outbox) == (Status.ACCEPTED, False)
+    finally:
+        await rows.dispose()
