@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=1000)
     default_locale: str = Field(default="en", pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{2,8})*$")
     request_batch: int = Field(default=250, ge=1, le=2000)
-    calls_in_flight: int = Field(default=256, ge=1, le=2000)
+    calls_in_flight: int = Field(default=400, ge=1, le=2000)
     provider_timeout_seconds: float = Field(default=10.0, gt=0, le=10)
     claim_grace_seconds: float = Field(default=2.0, gt=0, le=60)
     accept_deadline_seconds: float = Field(default=2.0, gt=0, le=10)

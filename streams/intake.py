@@ -41,7 +41,7 @@ from streams.topics import request_topic
 log = structlog.get_logger()
 
 #: What a row waits for others to be written with it, while several come at a time.
-_COMPANY_SECONDS = 0.005
+_COMPANY_SECONDS = 0.01
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")

@@ -566,7 +566,7 @@ async def test_each_provider_s_call_is_counted_under_its_own_name(world: World) 
     assert REGISTRY.get_sample_value("comms_provider_fail_overs_total", labels) == fail_overs + 1
 
 
-@pytest.mark.parametrize(("most_calls", "slots"), [(None, 256), (50, 200), (500, 256), (1, 4)])
+@pytest.mark.parametrize(("most_calls", "slots"), [(None, 400), (50, 200), (500, 400), (1, 4)])
 def test_call_slots(most_calls: int | None, slots: int) -> None:
     chain = Chain(Channel.EMAIL, [Fake("p", Clock(), most_calls=most_calls)], settings())
     assert chain.call_slots == slots
