@@ -115,10 +115,7 @@ async def _open(
     markers = Markers(redis, key_prefix=settings.redis_key_prefix)
     if intake is None:
         publisher = await _publisher(stack, settings)
-        # Its own, without the check before each use (three round trips): the intake repeats by itself.
-        rows = create_engine(settings, name="comms-intake", pool_size=3, check_before_use=False, is_patient=False)
-        stack.push_async_callback(rows.dispose)
-        intake = Intake(engine=rows, publisher=publisher, settings=settings, markers=markers)
+        intake = Intake(engine=engine, publisher=publisher, settings=settings, markers=markers)
     if health is None:
         health = probes(settings, engine=engine, redis=redis)
     renderer = Renderer()
