@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -69,10 +69,13 @@ class Reader:
     def start(self, app: LaneApp) -> None:
         """Nothing runs beside."""
 
-    async def feed(self, events: Sequence[Any]) -> None:
-        await self.may_read.wait()
-        for event in events:
+    def feed(self, event: Any) -> bool:
+        if self.may_read.is_set():
             event.ack()
+        return self.may_read.is_set()
+
+    async def room(self) -> None:
+        await self.may_read.wait()
 
     async def quiesce(self, app: LaneApp) -> None:
         """Nothing is in hand."""
@@ -118,8 +121,7 @@ async def watched(service: Service) -> AsyncIterator[Watched]:
         name="send-push-low",
         topic=send_topic("push", "low"),  # type: ignore[arg-type]
         work=lambda: reader,
-        feed_records=50,
-        linger_seconds=0.05,
+        ahead_records=100,
     )
     app = build_app(lane, service.settings)
     progress_of(lane.name).lags = False
