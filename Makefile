@@ -40,9 +40,9 @@ chaos: setup  ## The long fault runs
 lock: setup  ## Pin every dependency anew
 	@$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 	  --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
-	@# The same versions for the image, without test tools and embedded servers; PyJWT for its identity stand-in.
-	@echo pyjwt | $(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-	  --python-version 3.11 --constraint requirements.lock pyproject.toml - -o requirements-runtime.lock
+	@# The same versions for the image, without test tools and embedded servers.
+	@$(BIN)/python -m uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 --constraint requirements.lock pyproject.toml -o requirements-runtime.lock
 
 clean:  ## Remove what make and the tests made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

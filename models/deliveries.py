@@ -40,6 +40,8 @@ class Delivery(BaseModel):
     metadata: dict[str, str] = Field(default_factory=dict)
     #: Extra facts a provider may need (locale for text direction and sender choice).
     locale: str | None = None
+    #: Where one click ends mail of this kind (RFC 8058); None where nothing is to be ended.
+    unsubscribe_url: str | None = None
     #: When the service took the request in.
     created_at: datetime
     expires_at: datetime | None = None

@@ -83,6 +83,29 @@ class Outcome(StrEnum):
     AMBIGUOUS = "ambiguous"
 
 
+class EventKind(StrEnum):
+    """What a provider tells of a message, or of an address, after it took it."""
+
+    #: processed, queued, handed to a carrier: nothing that `sent` didn't say
+    ACCEPTED = "accepted"
+    #: tried, and tried again later by the vendor
+    DEFERRED = "deferred"
+    DELIVERED = "delivered"
+    OPENED = "opened"
+    CLICKED = "clicked"
+    #: came back; `is_permanent` tells hard from soft
+    BOUNCED = "bounced"
+    COMPLAINED = "complained"
+    #: refused by the vendor or a carrier after it was taken
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    #: the person wants nothing of this category, or nothing at all
+    UNSUBSCRIBED = "unsubscribed"
+    RESUBSCRIBED = "resubscribed"
+    #: anything else; kept, without effect
+    UNKNOWN = "unknown"
+
+
 class Stage(StrEnum):
     """Where in the flow a record was when it was dead-lettered."""
 
@@ -90,3 +113,4 @@ class Stage(StrEnum):
     DELIVERY = "delivery"
     DELAY = "delay"
     CONTACT = "contact"
+    PROVIDER_EVENT = "provider_event"

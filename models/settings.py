@@ -15,14 +15,17 @@ from models.enums import Channel
 from models.errors import Refused
 
 _KNOWN_PROVIDERS = {
-    Channel.EMAIL: {"smtp", "sendgrid"},
-    Channel.SMS: set[str](),
-    Channel.PUSH: set[str](),
+    Channel.EMAIL: {"smtp", "sendgrid", "ses"},
+    Channel.SMS: {"twilio", "sns"},
+    Channel.PUSH: {"fcm", "apns"},
 }
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 #: A comma-separated list in the environment.
 Names = Annotated[tuple[str, ...], NoDecode]
+#: Comma-separated pairs in the environment, as in `sendgrid=70,ses=30`.
+Weights = Annotated[dict[str, Annotated[float, Field(ge=0, le=1_000_000)]], NoDecode]
+Pairs = Annotated[dict[str, str], NoDecode]
 
 
 class RetryPolicy(BaseModel):
@@ -76,6 +79,9 @@ class Settings(BaseSettings):
     email_providers: Names = ("smtp",)
     sms_providers: Names = ()
     push_providers: Names = ()
+    #: Shares of the traffic among the providers of a chain that work; empty: all to the first.
+    email_weights: Weights = Field(default_factory=dict)
+    sms_weights: Weights = Field(default_factory=dict)
     email_from: str = "notifications@example.com"
     smtp_host: str | None = None
     smtp_port: Port = 25
@@ -85,6 +91,51 @@ class Settings(BaseSettings):
     smtp_connections: int = Field(default=50, ge=1, le=500)
     sendgrid_api_key: str | None = Field(default=None, repr=False)
     sendgrid_base_url: str = "https://api.sendgrid.com"
+    #: Of the signed event webhook, as SendGrid's console shows it (base64 of a DER key).
+    sendgrid_webhook_public_key: str | None = None
+    #: Of both AWS services; their keys come as AWS's own libraries find them (AWS_ACCESS_KEY_ID, a role, …).
+    aws_ses_region: str | None = None
+    aws_ses_configuration_set: str | None = None
+    aws_sns_region: str | None = None
+    aws_endpoint_url: str | None = None
+    #: The only topics whose messages are believed.
+    sns_topic_arns: Names = ()
+    #: A folder with SNS's signing certificates (`SimpleNotificationService-….pem`), where this process may not fetch
+    #: them from AWS itself.
+    sns_certificates: str | None = None
+    twilio_account_sid: str | None = None
+    twilio_auth_token: str | None = Field(default=None, repr=False)
+    twilio_from: str | None = None
+    twilio_base_url: str = "https://api.twilio.com"
+    #: Sender by country, as in `US=+15005550006,DE=ACME`; the others get the provider's own.
+    sms_senders: Pairs = Field(default_factory=dict)
+    #: The JSON of a service account, or its path.
+    fcm_server_key: str | None = Field(default=None, repr=False)
+    fcm_base_url: str = "https://fcm.googleapis.com"
+    apns_topic: str | None = None
+    apns_cert_path: str | None = None
+    apns_key_path: str | None = None
+    apns_key_id: str | None = None
+    apns_team_id: str | None = None
+    apns_base_url: str = "https://api.push.apple.com"
+
+    # What comes back
+    #: A callback whose signed time is older, or as far ahead, is refused.
+    webhook_tolerance_seconds: float = Field(default=3600.0, gt=0, le=7 * 86400)
+    #: So many soft bounces in a row within `soft_bounce_days` suppress an address.
+    soft_bounce_threshold: int = Field(default=5, ge=1, le=100)
+    soft_bounce_days: int = Field(default=7, ge=1, le=90)
+    #: Of a category's e-mails within `bounce_rate_hours`: from here on operators are warned, or its bulk is paused.
+    bounce_rate_warning: float = Field(default=0.05, gt=0, le=1)
+    bounce_rate_pause: float = Field(default=0.10, gt=0, le=1)
+    bounce_rate_least_sent: int = Field(default=1000, ge=1)
+    bounce_rate_hours: int = Field(default=24, ge=1, le=24 * 7)
+
+    # Attachments
+    #: Of all files of one message together.
+    attachment_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=25 * 1024 * 1024)
+    #: Hosts (`files.internal`, `files.internal:8443`) that files may come from although their address is private.
+    attachment_hosts: Names = ()
 
     # The lanes
     #: Worker processes that share the limits, until they have counted themselves.
@@ -100,12 +151,24 @@ class Settings(BaseSettings):
     push_retry: RetryPolicy = RetryPolicy()
     in_app_retry: RetryPolicy = RetryPolicy()
 
-    @field_validator("email_providers", "sms_providers", "push_providers", mode="before")
+    @field_validator(
+        "email_providers", "sms_providers", "push_providers", "sns_topic_arns", "attachment_hosts", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("email_weights", "sms_weights", "sms_senders", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(separator for _, separator, _ in pairs):
+            raise ValueError("must be pairs, as in name=value,name=value")
+        return {name.strip(): text.strip() for name, _, text in pairs}
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -140,6 +203,11 @@ class Settings(BaseSettings):
         """Attempts, base and ceiling of a channel."""
         policy: RetryPolicy = getattr(self, f"{channel}_retry")
         return policy
+
+    def weights(self, channel: Channel) -> dict[str, float]:
+        """The shares of a channel's traffic by provider; empty where all goes to the first that works."""
+        found: dict[str, float] = getattr(self, f"{channel}_weights", {})
+        return found
 
     @property
     def claim_lease(self) -> timedelta:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar
 
@@ -53,6 +53,8 @@ class DeliveryResult:
     retry_after: timedelta | None = None
     #: What the call says of the provider's health.
     reach: Reach = Reach.ANSWERED
+    #: For `target_dead`: since when, by the vendor's word. A device registered later is alive.
+    dead_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

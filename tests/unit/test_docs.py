@@ -27,7 +27,11 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 pages = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
 #: In the environment of commands, tests and Kafka's tools; no fields of Settings.
-OTHER_VARIABLES = {"COMMS_HOME", "COMMS_TOKEN", "COMMS_TEST_HOME", "WORKERS"}
+OTHER_VARIABLES = {"COMMS_HOME", "COMMS_TOKEN", "COMMS_TEST_HOME", "WORKERS"} | {
+    # As AWS's own libraries know them.
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+}
 #: Capital words in code spans that are no variables.
 NO_VARIABLES = {
     "ADDRESS",
