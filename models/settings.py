@@ -192,6 +192,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"{channel.upper()}_PROVIDERS: unknown provider {unknown[0]} (known: {choice})")
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_of_the_chain(self) -> Self:
+        for channel in Channel:
+            chain = self.providers(channel)
+            for name in self.weights(channel):
+                if name not in chain:
+                    choice = ", ".join(chain) or "nobody"
+                    raise ValueError(f"{channel.upper()}_WEIGHTS: {name} is not in the chain (there is: {choice})")
+        return self
+
     def providers(self, channel: Channel) -> tuple[str, ...]:
         """The fail-over chain of a channel, first choice first; in-app needs none from outside."""
         if channel is Channel.IN_APP:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.channels.health import Admission, Offer
 from streams.channels.link import Link
+from streams.channels.weights import Shares, Track, effective
 from streams.metrics import FAIL_OVERS
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach, UnsupportedFeature
 
@@ -87,6 +88,12 @@ class Chain:
         self._calls_in_flight = settings.calls_in_flight
         self._links = [Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
         self._changed = asyncio.Event()
+        self._weights = {name: weight for name, weight in settings.weights(channel).items() if weight > 0}
+        #: Those that traffic is shared among; the others, and all where there are no weights, are for fail-over.
+        self._sharing = [link for link in self._links if link.name in self._weights]
+        self._shares = Shares()
+        for link in self._sharing:
+            link.track = Track(clock)
 
     @property
     def call_slots(self) -> int:
@@ -98,8 +105,13 @@ class Chain:
         return self._calls_in_flight if most is None else min(self._calls_in_flight, 4 * most)
 
     def pick(self, wanted: int, priority: Priority = Priority.NORMAL) -> Turn | Hold:
-        """The first provider that takes calls now; a degraded one where there is no better."""
+        """The first that takes calls now, or whose turn it is by weight; a degraded one where there is no better.
+
+        A turn may be of fewer calls than wanted: ask again for the rest.
+        """
         now = self._clock()
+        if self._sharing and (turn := self._shared(wanted, priority, now)) is not None:
+            return turn
         last_resort: Link | None = None
         for link in self._links:
             offer = link.health.offer(now)
@@ -113,6 +125,26 @@ class Chain:
             return Turn(last_resort.provider, wanted, priority)
         soonest = min(self._links, key=lambda link: link.health.asks_again_at(now))
         return Hold(soonest.health.asks_again_at(now), f"{soonest.name}: {soonest.health.condition}")
+
+    def _shared(self, wanted: int, priority: Priority, now: float) -> Turn | None:
+        """A turn of those with weights. Each that is due for its probe gets one; None where nobody takes calls."""
+        able: dict[str, Link] = {}
+        for link in self._sharing:
+            offer = link.health.offer(now)
+            if offer is Offer.PROBE:
+                return Turn(link.provider, 1, priority, link.health.admit(now))
+            if offer is Offer.CALLS:
+                able[link.name] = link
+        if not able:
+            return None
+        name, calls = self._shares.deal(self._effective(able.values()), wanted)
+        return Turn(able[name].provider, calls, priority)
+
+    def _effective(self, links: Iterable[Link]) -> dict[str, float]:
+        """The share of each in the next calls."""
+        return effective(
+            {link.name: link.track.standing(self._weights[link.name]) for link in links if link.track is not None}
+        )
 
     def give_back(self, turn: Turn, unused: int) -> None:
         """Calls of a turn that will not be made. Those waiting for the result of a probe are woken."""
@@ -159,10 +191,19 @@ class Chain:
         return self._put_off(call, told.result) if told.is_unsupported else told.result
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """Each provider by name: state, reason, detail, since and until (RFC 3339; by the wall clock of now)."""
+        """Each provider by name: state, reason, detail, since and until (RFC 3339; by the wall clock of now).
+
+        And the share of the next calls, where they are shared by weights.
+        """
         now = self._clock()
         wall = self._wall_clock()
-        return {link.name: link.state(now, wall) for link in self._links if not isinstance(link.provider, _NoProvider)}
+        able = [link for link in self._sharing if link.health.offer(now) is Offer.CALLS]
+        shares = self._effective(able) if able else {}
+        return {
+            link.name: link.state(now, wall) | ({"share": shares.get(link.name, 0.0)} if shares else {})
+            for link in self._links
+            if not isinstance(link.provider, _NoProvider)
+        }
 
     async def _ask(self, link: Link, call: _Call, admission: Admission | None) -> _Answer:
         """One provider. A probe that comes to no verdict, also by cancellation, is given back."""

@@ -11,6 +11,7 @@ import structlog
 from models.enums import Channel, Outcome, Priority
 from streams.channels.health import Condition, Health, Snapshot
 from streams.channels.slots import Slots
+from streams.channels.weights import Track
 from streams.metrics import ATTEMPTS, PROVIDER_SECONDS, PROVIDER_STATE
 from streams.providers.base import NotificationProvider
 
@@ -24,6 +25,8 @@ class Link:
         self.provider = provider
         self.name = provider.name
         self.health = Health(now)
+        #: Kept where traffic is shared by weights.
+        self.track: Track | None = None
         self._channel = channel
         self._slots = None if provider.most_calls is None else Slots(provider.most_calls)
         self._seconds = PROVIDER_SECONDS.labels(channel, self.name)
@@ -39,6 +42,8 @@ class Link:
         """A call that was made."""
         self._seconds.observe(seconds)
         self._attempts[outcome].inc()
+        if self.track is not None:
+            self.track.note(outcome, seconds)
 
     def tell_change(self, before: Snapshot, now: float) -> None:
         """Logs a change once, and sets the gauges. Failed probes are told in a lower voice than what they confirm."""
