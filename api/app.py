@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,16 +34,20 @@ from api.routes import (
     reading,
     service,
     templates,
+    webhooks,
 )
 from api.services import Accepts, Services, root_path
 from api.shortcut import Shortcut
 from models.session import create_engine
 from models.settings import Settings
+from streams.callbacks import Callbacks
 from streams.domain.templates import Renderer
 from streams.intake import Intake
 from streams.markers import Markers
 from streams.people_versions import PeopleVersions
 from streams.producer import Publisher
+from streams.providers.callbacks import CallbackSource
+from streams.providers.sources import build_sources
 from streams.rate_limits import LimitScripts
 
 VERSION = "0.1.0"
@@ -61,6 +65,7 @@ _ROUTERS = (
     queues,
     rate_limits,
     dlq,
+    webhooks,
 )
 
 
@@ -71,13 +76,20 @@ def create_app(
     intake: Accepts | None = None,
     identity: Identifies | None = None,
     health: Probes | None = None,
+    sources: Mapping[str, CallbackSource] | None = None,
 ) -> FastAPI:
-    """The API. What isn't given is opened with the app and closed with it; nothing is connected before it is used."""
+    """The API. What isn't given is opened with the app and closed with it; nothing is connected before it is used.
+
+    Raises:
+        Refused: naming a setting of a provider's callbacks that is wrong.
+    """
+    if sources is None:
+        sources = build_sources(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            app.state.services = await _open(stack, settings, engine, intake, identity, health)
+            app.state.services = await _open(stack, settings, engine, intake, identity, health, sources)
             yield
 
     app = FastAPI(
@@ -104,6 +116,7 @@ async def _open(
     intake: Accepts | None,
     identity: Identifies | None,
     health: Probes | None,
+    sources: Mapping[str, CallbackSource],
 ) -> Services:
     if engine is None:
         engine = create_engine(settings, name="comms-api", is_patient=False)
@@ -130,6 +143,7 @@ async def _open(
         markers=markers,
         limits=LimitScripts(redis, key_prefix=settings.redis_key_prefix),
         people=await _people(stack, settings, redis),
+        callbacks=await _callbacks(stack, sources, intake),
     )
 
 
@@ -139,6 +153,15 @@ async def _publisher(stack: contextlib.AsyncExitStack, settings: Settings) -> Pu
     await publisher.start()
     stack.push_async_callback(publisher.stop)
     return publisher
+
+
+async def _callbacks(
+    stack: contextlib.AsyncExitStack, sources: Mapping[str, CallbackSource], intake: Accepts
+) -> Callbacks:
+    callbacks = Callbacks(sources, publisher=intake)
+    await callbacks.open()
+    stack.push_async_callback(callbacks.close)
+    return callbacks
 
 
 async def _people(stack: contextlib.AsyncExitStack, settings: Settings, redis: Redis) -> PeopleVersions:

@@ -21,6 +21,8 @@ BODY_IDLE_SECONDS = 1.5
 _SMALL_BYTES = 16 * 1024
 #: No field takes more, save what is inside `data`.
 _MAX_ITEMS = 1000
+#: Stands for a length that can't be read: larger than every limit.
+_ABSURD_BYTES = 2**63
 _JSON = re.compile(rb'^application/json\s*(;\s*charset\s*=\s*"?utf-?8"?\s*)?;?\s*$', re.IGNORECASE)
 
 
@@ -79,10 +81,26 @@ async def read_bytes(request: Request, *, may_be_empty: bool = False) -> bytes:
     """
     size = _announced(request)
     if size is not None and size > MAX_REQUEST_BYTES:
-        raise _too_large()
+        raise _too_large(MAX_REQUEST_BYTES)
     if size == 0 and may_be_empty:
         return b""
     _check_type(request)
+    return await _collected(request, MAX_REQUEST_BYTES)
+
+
+async def read_raw(request: Request, *, most_bytes: int) -> bytes:
+    """The body's bytes as they came, of whatever type; at most so many, whatever its headers promise.
+
+    Raises:
+        Problem: 408 or 413.
+    """
+    size = _announced(request)
+    if size is not None and size > most_bytes:
+        raise _too_large(most_bytes)
+    return await _collected(request, most_bytes)
+
+
+async def _collected(request: Request, most_bytes: int) -> bytes:
     chunks: list[bytes] = []
     total = 0
     while True:
@@ -91,8 +109,8 @@ async def read_bytes(request: Request, *, may_be_empty: bool = False) -> bytes:
             raise ClientDisconnect
         chunk = message.get("body", b"")
         total += len(chunk)
-        if total > MAX_REQUEST_BYTES:
-            raise _too_large()
+        if total > most_bytes:
+            raise _too_large(most_bytes)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -112,7 +130,7 @@ def _announced(request: Request) -> int | None:
     length = headers.get("content-length")
     if length is None:
         return None if "transfer-encoding" in headers else 0
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else MAX_REQUEST_BYTES + 1
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else _ABSURD_BYTES
 
 
 def _check_type(request: Request) -> None:
@@ -124,5 +142,5 @@ def _check_type(request: Request) -> None:
         raise Problem("unsupported_media_type", "Content-Encoding is not offered; send the body as it is.")
 
 
-def _too_large() -> Problem:
-    return Problem("too_large", f"A body has at most {MAX_REQUEST_BYTES} bytes.")
+def _too_large(most_bytes: int) -> Problem:
+    return Problem("too_large", f"A body has at most {most_bytes} bytes.")

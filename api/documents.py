@@ -32,6 +32,7 @@ TAGS = [
     {"name": "categories", "description": "What preferences and defaults hang on."},
     {"name": "people", "description": "Contacts, devices and preferences."},
     {"name": "inbox", "description": "The caller's in-app messages."},
+    {"name": "webhooks", "description": "What providers tell of messages that they took."},
     {"name": "operators", "description": "What waits where, and limits."},
     {"name": "service", "description": "Whether it lives and what it misses."},
 ]
@@ -47,6 +48,8 @@ _PROBLEM_EXAMPLES: dict[str, dict[str, Any]] = {
         "errors": [{"field": "user_id", "reason": "Field required"}],
     },
     "not_found": {"detail": "There is no such notification."},
+    "not_verified": {"detail": "signature does not match."},
+    "stale": {"detail": "signed too long ago."},
     "too_late": {"detail": "It was sent already, or is being sent."},
     "unavailable": {"detail": "storage: does not answer now"},
     "conflict": {

@@ -34,6 +34,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "malformed": (400, "The request can't be read"),
     "unauthorized": (401, "A valid bearer token is needed"),
     "forbidden": (403, "The token's roles don't allow this"),
+    "not_verified": (403, "The callback is not signed by whom it says it is from"),
+    "stale": (403, "The callback was signed too long ago"),
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "The resource doesn't know this method"),
     "timeout": (408, "The request's body did not arrive in time"),

@@ -17,6 +17,13 @@ ACCEPTED = Counter("comms_http_accepted_total", "Notifications answered with 202
 OUTBOX = Counter("comms_http_outbox_total", "Accepted notifications that went to the outbox: Kafka was away or slow.")
 MARKED = Counter("comms_http_marked_total", "Accepted notifications that Redis has a marker of: Postgres was away.")
 _ACCEPTED = {priority: ACCEPTED.labels(priority) for priority in Priority}
+CALLBACKS = Counter("comms_http_callbacks_total", "Providers' callbacks by result.", ["provider", "result"])
+CALLBACK_EVENTS = Counter(
+    "comms_http_callback_events_total",
+    "Events of providers' callbacks, taken or known already.",
+    ["provider", "result"],
+)
+CALLBACK_PROVIDERS = ("sendgrid", "ses", "twilio", "sns")
 
 
 @lru_cache(maxsize=2000)
@@ -38,3 +45,14 @@ def accepted(priority: Priority, *, in_outbox: bool, is_marked: bool) -> None:
         OUTBOX.inc()
     if is_marked:
         MARKED.inc()
+
+
+def callback(provider: str, result: str) -> None:
+    """Counts one callback. A path may name anything, a label only what there is."""
+    CALLBACKS.labels(provider if provider in CALLBACK_PROVIDERS else "other", result).inc()
+
+
+def callback_events(provider: str, *, taken: int, repeated: int) -> None:
+    """Counts the events of one verified callback."""
+    CALLBACK_EVENTS.labels(provider, "taken").inc(taken)
+    CALLBACK_EVENTS.labels(provider, "repeated").inc(repeated)

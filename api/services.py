@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +14,13 @@ from api.identity import Identifies
 from models.enums import Priority
 from models.requests import NotificationRequest
 from models.settings import Settings
+from streams.callbacks import Callbacks
 from streams.domain.templates import Renderer
 from streams.intake import Accepted
 from streams.markers import Markers
 from streams.people_versions import PeopleVersions
 from streams.rate_limits import LimitScripts
-from streams.records import Headers
+from streams.records import Headers, Outgoing
 
 
 class Accepts(Protocol):
@@ -29,6 +30,9 @@ class Accepts(Protocol):
         self, request: NotificationRequest, *, client: str, priority: Priority, headers: Headers = ()
     ) -> Awaitable[Accepted]:
         """Makes a request durable; raises Conflict or Unavailable."""
+
+    def publish(self, records: Sequence[Outgoing]) -> Awaitable[bool]:
+        """Makes records durable that need no row; raises Unavailable or TimeoutError."""
 
 
 def root_path(settings: Settings) -> str:
@@ -51,3 +55,4 @@ class Services:
     markers: Markers
     limits: LimitScripts
     people: PeopleVersions
+    callbacks: Callbacks

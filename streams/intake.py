@@ -186,6 +186,22 @@ class Intake:
             if one.fingerprint != rows[one.id].fingerprint
         }
 
+    async def publish(self, records: Sequence[Outgoing]) -> bool:
+        """Makes records durable that need no row: Kafka within the deadline, else the outbox.
+
+        Returns:
+            Whether it was the outbox.
+
+        Raises:
+            Unavailable, TimeoutError: neither took them. Some may arrive all the same.
+        """
+        try:
+            await self._in_time(self._kafka, self._publisher.send_all, records)
+        except (TimeoutError, Unavailable):
+            await self._in_time(self._postgres, self._queue, records)
+            return True
+        return False
+
     async def _publish(self, record: Outgoing) -> bool:
         """Kafka within the deadline, else the outbox; whether it was the outbox."""
         try:

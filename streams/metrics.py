@@ -46,3 +46,7 @@ DELAY_LATENESS = Histogram(
 )
 PEOPLE_READS = Counter("comms_people_reads_total", "People that lanes asked for, kept (hit) or not (miss).", ["result"])
 CLOCK_STEP = Gauge("comms_clock_step_seconds", "How far the database's clock is ahead of the one this process trusts.")
+#: Shown by API processes.
+CALLBACK_ODD = Counter(
+    "comms_callback_odd_elements_total", "Elements of providers' callbacks that could not be read.", ["provider"]
+)

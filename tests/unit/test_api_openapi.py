@@ -60,10 +60,12 @@ def test_each_request_example_is_taken(operation: dict[str, Any]) -> None:
     if "requestBody" not in operation:
         return
     media = operation["requestBody"]["content"]["application/json"]
+    if "$ref" not in media["schema"]:  # a vendor's own form, which no model of ours describes
+        return
     model = _models[media["schema"]["$ref"].rsplit("/", maxsplit=1)[-1]]
     model.model_validate_json(json.dumps(media["example"]))
 
 
 @operations
 def test_only_the_open_doors_need_no_token(operation: dict[str, Any]) -> None:
-    assert ("security" in operation) == (operation["tags"] != ["service"])
+    assert ("security" in operation) == (operation["tags"] not in (["service"], ["webhooks"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from models.requests import NotificationRequest
 from models.session import create_engine
 from models.settings import Settings
 from streams.intake import Accepted, NotAccepted
-from streams.records import Headers
+from streams.records import Headers, Outgoing
 
 PATH = "/api/v1/notifications"
 REQUEST = {"user_id": "u-1", "channel": "email", "content": {"subject": "s", "text": "Hello {{ name }}"}}
@@ -38,6 +38,9 @@ class FakeIntake:
         if self.error is not None:
             raise self.error
         return Accepted(UUID(int=9), Status.ACCEPTED, datetime(2026, 1, 1, tzinfo=UTC))
+
+    async def publish(self, records: Sequence[Outgoing]) -> bool:
+        raise AssertionError("not asked for here")
 
 
 class FakeIdentity:
