@@ -10,6 +10,8 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field
 
+from models.enums import Channel
+
 #: What nearly all addresses look like. Any that match are normal as they stand, but for the case of the domain; the
 #: rest (quoted, international, odd) goes through the library, which takes 50 times as long.
 _ORDINARY = re.compile(
@@ -53,6 +55,27 @@ def normal_phone(value: str) -> str:
     except (ValueError, phonenumbers.NumberParseException):
         raise ValueError("must be a phone number in international form, as in +4915112345678") from None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def listed_as(channel: Channel, address: str) -> str:
+    """How a normal address stands in the lists of those that are not to be written to.
+
+    E-mail without regard to case: no server that matters tells `Ada@` from `ada@`, and who unsubscribed must stay so.
+    """
+    return address.lower() if channel is Channel.EMAIL else address
+
+
+def canonical(channel: Channel, address: str) -> str:
+    """An address from outside as the lists hold it.
+
+    Raises:
+        ValueError: when it is no address of that channel, or the channel has none.
+    """
+    if channel is Channel.EMAIL:
+        return normal_email(address).lower()
+    if channel is Channel.SMS:
+        return normal_phone(address)
+    raise ValueError("only email and sms have addresses")
 
 
 def masked(address: str) -> str:

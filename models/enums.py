@@ -114,3 +114,18 @@ class Stage(StrEnum):
     DELAY = "delay"
     CONTACT = "contact"
     PROVIDER_EVENT = "provider_event"
+
+
+class SuppressionReason(StrEnum):
+    """Why an address is written to no more. The last by name is the only one that transactional mail may ignore."""
+
+    #: the address is dead: a hard bounce, or too many soft ones
+    BOUNCED = "bounced"
+    #: the recipient called a message spam
+    COMPLAINED = "complained"
+    #: put there by a person or another service
+    MANUAL = "manual"
+    #: told the carrier or the vendor to stop (STOP to an SMS)
+    OPTED_OUT = "opted_out"
+    #: wants nothing of a category, or of any: transactional categories are exempt
+    UNSUBSCRIBED = "unsubscribed"

@@ -1,7 +1,9 @@
 """All tables. Importing this package fills the metadata that migrations compare with."""
 
 from models.tables.audit_log import AuditEntry
+from models.tables.bounces import BounceRecord
 from models.tables.categories import NotificationCategory
+from models.tables.category_pauses import CategoryPause
 from models.tables.contacts import Contact, Device
 from models.tables.dead_letter_replays import DeadLetterReplay
 from models.tables.deliveries import NotificationDelivery
@@ -18,6 +20,8 @@ from models.tables.unsubscribes import Unsubscribe
 
 __all__ = [
     "AuditEntry",
+    "BounceRecord",
+    "CategoryPause",
     "Contact",
     "DeadLetterReplay",
     "DeliveryFailure",

@@ -1,0 +1,177 @@
+"""What suppresses an address and what undoes it, in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from models.enums import Channel, SuppressionReason
+from models.settings import Settings
+from models.suppressions import Bounce, DeadTarget, Source, Suppression
+from streams.suppression import drop_dead, lift, note_arrival, note_bounce, suppress
+from tests.fixtures.rows import Rows, some_rows
+from tests.fixtures.stack import Databases
+
+SETTINGS = Settings(database_url="postgresql://none/none", soft_bounce_threshold=3, soft_bounce_days=7)
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+async def rows(postgres: Databases, migrated: str) -> AsyncIterator[Rows]:
+    async with some_rows(postgres, migrated) as made:
+        yield made
+
+
+def somebody() -> str:
+    return f"Ada-{uuid.uuid4().hex}@example.com"
+
+
+def bounce(address: str, **fields: Any) -> Bounce:
+    return Bounce(
+        **{
+            "event_id": f"sendgrid:{uuid.uuid4()}",
+            "address": address,
+            "channel": Channel.EMAIL,
+            "is_permanent": False,
+            "reason": "4.2.2",
+            "category": "news",
+            "delivery_id": uuid.uuid4(),
+            "occurred_at": NOW,
+            **fields,
+        }
+    )
+
+
+async def note(rows: Rows, *bounces: Bounce) -> None:
+    for each in bounces:
+        async with rows.engine.begin() as connection:
+            await note_bounce(connection, each, settings=SETTINGS)
+
+
+async def reasons(rows: Rows, address: str) -> list[str]:
+    found = await rows.fetch(
+        "SELECT reason FROM unsubscribe_lists WHERE address = :address ORDER BY reason", address=address.lower()
+    )
+    return [row.reason for row in found]
+
+
+async def test_a_hard_bounce_suppresses_at_once_and_counts_once(rows: Rows) -> None:
+    address = somebody()
+    hard = bounce(address, is_permanent=True, reason="5.1.1")
+    await asyncio.gather(*(note(rows, hard) for _ in range(5)))
+    assert await reasons(rows, address) == ["bounced"]
+    [kept] = await rows.fetch("SELECT * FROM bounce_records WHERE address = :address", address=address.lower())
+    assert (kept.kind, kept.reason, kept.category, kept.delivery_id) == ("hard", "5.1.1", "news", hard.delivery_id)
+    [entry] = await rows.fetch("SELECT * FROM unsubscribe_lists WHERE address = :address", address=address.lower())
+    assert (entry.category, entry.source, entry.note) == ("", "provider", "5.1.1")
+
+
+async def test_a_repeat_of_a_bounce_does_not_bring_back_what_was_lifted(rows: Rows) -> None:
+    address = somebody()
+    hard = bounce(address, is_permanent=True)
+    await note(rows, hard)
+    async with rows.engine.begin() as connection:
+        await lift(connection, [suppression(address, SuppressionReason.BOUNCED)])
+    await note(rows, hard)
+    assert await reasons(rows, address) == []
+
+
+async def test_soft_bounces_suppress_at_the_threshold(rows: Rows) -> None:
+    address = somebody()
+    first, second, third = bounce(address), bounce(address), bounce(address)
+    await note(rows, first, second, first, second)
+    assert await reasons(rows, address) == []
+    await note(rows, third)
+    assert await reasons(rows, address) == ["bounced"]
+
+
+async def test_a_message_that_is_deferred_again_and_again_has_come_back_once(rows: Rows) -> None:
+    address = somebody()
+    message = uuid.uuid4()
+    await note(rows, *(bounce(address, delivery_id=message) for _ in range(5)))
+    assert await reasons(rows, address) == []
+
+
+async def test_only_soft_bounces_of_the_last_days_count(rows: Rows) -> None:
+    address = somebody()
+    old = NOW - timedelta(days=8)
+    await note(rows, bounce(address, occurred_at=old), bounce(address, occurred_at=old), bounce(address))
+    assert await reasons(rows, address) == []
+
+
+async def test_an_arrival_begins_the_row_anew(rows: Rows) -> None:
+    address = somebody()
+    await note(rows, bounce(address), bounce(address))
+    async with rows.engine.begin() as connection:
+        await note_arrival(connection, [(Channel.EMAIL, address)])
+    await note(rows, bounce(address))
+    assert await reasons(rows, address) == []
+
+
+def suppression(address: str, reason: SuppressionReason, **fields: Any) -> Suppression:
+    return Suppression(**{"channel": Channel.EMAIL, "address": address, "reason": reason, "created_at": NOW, **fields})
+
+
+async def test_reasons_stand_side_by_side_and_are_lifted_one_by_one(rows: Rows) -> None:
+    address = somebody()
+    both = [suppression(address, reason) for reason in (SuppressionReason.UNSUBSCRIBED, SuppressionReason.COMPLAINED)]
+    for _ in range(2):
+        async with rows.engine.begin() as connection:
+            await suppress(connection, [*both, *both])
+    assert await reasons(rows, address) == ["complained", "unsubscribed"]
+    async with rows.engine.begin() as connection:
+        await lift(connection, [suppression(address.upper(), SuppressionReason.UNSUBSCRIBED)])
+    assert await reasons(rows, address) == ["complained"]
+
+
+async def test_an_operator_who_lifts_a_bounce_lets_the_soft_ones_go(rows: Rows) -> None:
+    address = somebody()
+    await note(rows, bounce(address), bounce(address), bounce(address))
+    async with rows.engine.begin() as connection:
+        await lift(connection, [suppression(address, SuppressionReason.BOUNCED)])
+    await note(rows, bounce(address))
+    assert await reasons(rows, address) == []
+
+
+def dead(address: str, channel: Channel = Channel.EMAIL, **fields: Any) -> DeadTarget:
+    return DeadTarget(
+        **{
+            "delivery_id": uuid.uuid4(),
+            "generation": 0,
+            "attempt": 1,
+            "channel": channel,
+            "address": address,
+            "category": "news",
+            "provider": "smtp",
+            "reason": "550 5.1.1",
+            "occurred_at": NOW,
+            **fields,
+        }
+    )
+
+
+async def test_a_dead_target_is_a_hard_bounce_and_who_said_stop_is_none(rows: Rows) -> None:
+    address, stopped, gone = somebody(), "+4915112345670", "+4915112345671"
+    targets = [
+        dead(address),
+        dead(stopped, Channel.SMS, provider="twilio", reason="21610"),
+        dead(gone, Channel.SMS, provider="twilio", reason="21211"),
+    ]
+    for _ in range(2):
+        async with rows.engine.begin() as connection:
+            await drop_dead(connection, targets)
+    assert await reasons(rows, address) == ["bounced"]
+    assert await reasons(rows, stopped) == ["opted_out"]
+    assert await reasons(rows, gone) == ["bounced"]
+    found = await rows.fetch(
+        "SELECT address FROM bounce_records WHERE delivery_id = ANY(:ids)",
+        ids=[target.delivery_id for target in targets],
+    )
+    assert sorted(row.address for row in found) == sorted([address.lower(), gone])
+    [entry] = await rows.fetch("SELECT source FROM unsubscribe_lists WHERE address = :address", address=gone)
+    assert entry.source == Source.SEND
