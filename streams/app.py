@@ -28,6 +28,7 @@ from streams.intake import Publishes
 from streams.lanes import Lane, build_app
 from streams.people import People
 from streams.people_versions import NoVersions, VersionsPeople
+from streams.provider_states import ProviderStates, StateTeller
 from streams.providers.base import NotificationProvider
 from streams.queue_reader import QueueReader
 from streams.queue_sampler import QueueSampler
@@ -58,6 +59,8 @@ class Parts:
     slots: Reserves = field(default_factory=Unlimited)
     #: What tells whether kept people still hold.
     people: VersionsPeople = field(default_factory=NoVersions)
+    #: Where the states of providers are told, if anywhere.
+    states: ProviderStates | None = None
 
 
 def part_names() -> list[str]:
@@ -94,7 +97,8 @@ def chosen_names(only: Sequence[str]) -> set[str]:
 
 def build_services(parts: Parts, names: set[str]) -> list[Service]:
     """The services by these names, not started."""
-    apps = [build_app(lane, parts.settings) for lane in _lanes(parts) if lane.name in names]
+    chains = {channel: _chain(parts, channel) for channel in Channel}
+    apps = [build_app(lane, parts.settings) for lane in _lanes(parts, chains) if lane.name in names]
     tiers = [
         DelayLine(tier, engine=parts.engine, publisher=parts.publisher, settings=parts.settings)
         for tier in TIERS
@@ -107,13 +111,16 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
         rooms.append(QueueSampler(engine=parts.engine, reader=QueueReader(parts.settings)))
     if "replays" in names:
         rooms.append(ReplayRoom(engine=parts.engine, publisher=parts.publisher, settings=parts.settings))
+    watched = [chains[channel] for channel in Channel if any(name.startswith(f"send-{channel}-") for name in names)]
+    if parts.states is not None and watched:
+        rooms.append(StateTeller(parts.states, watched))
     return [*apps, *tiers, *rooms]
 
 
-def _lanes(parts: Parts) -> Iterator[Lane]:
+def _lanes(parts: Parts, chains: Mapping[Channel, Chain]) -> Iterator[Lane]:
     yield from _request_lanes(parts)
     for channel in Channel:
-        yield from _channel_lanes(parts, channel)
+        yield from _channel_lanes(parts, chains[channel])
     contacts = ContactStage(clock=now, engine=parts.engine, publisher=parts.publisher, people=parts.people)
     work = partial(
         Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200, linger_seconds=0.02
@@ -147,14 +154,17 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         yield Lane(name=name, topic=topic, work=work, ahead_records=2 * batch_records)
 
 
-def _channel_lanes(parts: Parts, channel: Channel) -> Iterator[Lane]:
-    """The lanes of a channel share its providers' health."""
+def _chain(parts: Parts, channel: Channel) -> Chain:
     told = told_to(parts.limits)
-    chain = Chain(channel, parts.providers[channel], parts.settings, wall_clock=now, on_retry_after=told)
+    return Chain(channel, parts.providers[channel], parts.settings, wall_clock=now, on_retry_after=told)
+
+
+def _channel_lanes(parts: Parts, chain: Chain) -> Iterator[Lane]:
+    """The lanes of a channel share its providers' health."""
     for priority in Priority:
-        topic = send_topic(channel, priority)
+        topic = send_topic(chain.channel, priority)
         yield Lane(
-            name=f"send-{channel}-{priority}",
+            name=f"send-{chain.channel}-{priority}",
             topic=topic,
             work=partial(_sliding, parts, chain, priority, topic),
             ahead_records=_AHEAD_RECORDS,

@@ -21,6 +21,7 @@ from streams.errors import persistently
 from streams.lane_watch import watch_lanes
 from streams.people_versions import open_people
 from streams.producer import Publisher
+from streams.provider_states import ProviderStates
 from streams.providers.registry import build_chain
 from streams.rate_limits import open_rate_limits
 from streams.readiness import migrated
@@ -109,6 +110,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             limits=limits,
             slots=limits,
             people=people,
+            states=ProviderStates(redis, key_prefix=settings.redis_key_prefix),
         )
 
 
