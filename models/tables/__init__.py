@@ -13,6 +13,7 @@ from models.tables.inbox import InboxItem
 from models.tables.notifications import Notification
 from models.tables.outbox import NotificationSchedule, QueuedMessage
 from models.tables.preferences import NotificationPreference
+from models.tables.provider_events import StoredProviderEvent
 from models.tables.queue_metrics import QueueMetric
 from models.tables.rate_limit_buckets import RateLimitBucket
 from models.tables.templates import NotificationTemplate
@@ -37,5 +38,6 @@ __all__ = [
     "QueueMetric",
     "QueuedMessage",
     "RateLimitBucket",
+    "StoredProviderEvent",
     "Unsubscribe",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, SmallInteger
+from sqlalchemy import BigInteger, Index, SmallInteger, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Table
@@ -15,7 +15,11 @@ class DeliveryLog(Table):
     """An attempt. Without `outcome` it is somebody's until `lease_until`; with one it is never called again."""
 
     __tablename__ = "delivery_logs"
-    __table_args__ = (Index(None, "claimed_at", postgresql_using="brin"), {"postgresql_with": {"fillfactor": 80}})
+    __table_args__ = (
+        Index(None, "claimed_at", postgresql_using="brin"),
+        Index(None, "provider_message_id", postgresql_where=text("provider_message_id IS NOT NULL")),
+        {"postgresql_with": {"fillfactor": 80}},
+    )
 
     delivery_id: Mapped[UUID] = mapped_column(primary_key=True)
     generation: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
