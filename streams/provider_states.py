@@ -106,10 +106,10 @@ class ProviderStates:
         if not workers:
             return []
         words = await self._redis.mget([f"{self._index}:{worker}" for worker in workers])
-        silent = [worker for worker, word in zip(workers, words, strict=True) if word is None]
+        silent = [worker for worker, said in zip(workers, words, strict=True) if said is None]
         if silent:
             await self._redis.srem(self._index, *silent)
-        return [orjson.loads(word) for word in words if word is not None]
+        return [orjson.loads(said) for said in words if said is not None]
 
     async def read_or_nothing(self) -> list[Told]:
         """The same, and nothing where Redis is away or slow."""
@@ -158,7 +158,7 @@ class StateTeller(Service):  # type: ignore[misc]
         """Once."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                await self._states.tell(self._worker, {chain.channel: chain.states() for chain in self._chains})
+                await self._states.tell(self._worker, word(self._chains))
         except Exception as error:  # nothing that goes wrong here is worth ending the lanes of this process
             if not self._is_away:
                 log.warning("states of providers are not told", error=type(error).__name__)
@@ -167,15 +167,20 @@ class StateTeller(Service):  # type: ignore[misc]
             self._is_away = False
 
 
+def word(chains: Iterable[HasStates]) -> Told:
+    """What a worker says of its chains, as JSON has it."""
+    return {str(chain.channel): chain.states() for chain in chains}
+
+
 def merged(settings: Settings, told: Sequence[Told]) -> list[ProviderState]:
     """All providers by channel and place: those of these settings, then those that only workers have."""
     found = []
     for channel in Channel:
         chain = settings.providers(channel)
-        others = sorted({name for word in told for name in word.get(channel, {})} - set(chain))
+        others = sorted({name for said in told for name in said.get(channel, {})} - set(chain))
         weights = settings.weights(channel)
         for place, name in enumerate([*chain, *others], start=1):
-            states = [word[channel][name] for word in told if name in word.get(channel, {})]
+            states = [said[channel][name] for said in told if name in said.get(channel, {})]
             found.append(
                 ProviderState(
                     channel=channel,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import orjson
 
 from models.enums import Channel
-from streams.channels.chain import Chain
-from streams.provider_states import ProviderState, by_channel, merged
+from streams.provider_states import ProviderState, by_channel, merged, word
 from tests.contracts.deliveries import settings
+from tests.unit.test_provider_chain import BROKEN, SENT, WALL, World
 
 WELL = {"state": "closed", "reason": None, "detail": None, "since": "2026-11-23T10:00:00+00:00", "until": None}
 
@@ -76,7 +77,17 @@ def test_only_the_words() -> None:
     assert by_channel(merged(given, told)) == {"email": {"smtp": "broken"}, "in_app": {"in_app": "closed"}}
 
 
-def test_a_chain_s_own_states_go_through_json_and_are_understood() -> None:
-    chain = Chain(Channel.SMS, [], settings())
-    told = orjson.loads(orjson.dumps({chain.channel: chain.states()}))
-    assert merged(settings(), [told])[-1].provider == "in_app"
+async def test_a_chain_s_own_states_go_through_json_and_are_understood() -> None:
+    world = World()
+    world.answers(BROKEN, SENT)
+    await world.call()
+    told = orjson.loads(orjson.dumps(word([world.chain])))
+    given = settings().model_copy(update={"email_providers": ("first", "second")})
+    first, second, *_ = merged(given, [told])
+    assert (first.state, first.detail, first.since, first.until) == (
+        "broken",
+        "401",
+        WALL.isoformat(),
+        (WALL + timedelta(seconds=5)).isoformat(),
+    )
+    assert (second.state, second.workers) == ("closed", 1)
