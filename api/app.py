@@ -29,6 +29,7 @@ from api.routes import (
     notifications,
     preferences,
     previews,
+    providers,
     queues,
     rate_limits,
     reading,
@@ -46,6 +47,7 @@ from streams.intake import Intake
 from streams.markers import Markers
 from streams.people_versions import PeopleVersions
 from streams.producer import Publisher
+from streams.provider_states import ProviderStates
 from streams.providers.callbacks import CallbackSource
 from streams.providers.sources import build_sources
 from streams.rate_limits import LimitScripts
@@ -63,6 +65,7 @@ _ROUTERS = (
     preferences,
     inbox,
     queues,
+    providers,
     rate_limits,
     dlq,
     webhooks,
@@ -129,8 +132,9 @@ async def _open(
     if intake is None:
         publisher = await _publisher(stack, settings)
         intake = Intake(engine=engine, publisher=publisher, settings=settings, markers=markers)
+    states = ProviderStates(redis, key_prefix=settings.redis_key_prefix)
     if health is None:
-        health = probes(settings, engine=engine, redis=redis)
+        health = probes(settings, engine=engine, redis=redis, states=states)
     renderer = Renderer()
     return Services(
         settings=settings,
@@ -144,6 +148,7 @@ async def _open(
         limits=LimitScripts(redis, key_prefix=settings.redis_key_prefix),
         people=await _people(stack, settings, redis),
         callbacks=await _callbacks(stack, sources, intake),
+        states=states,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.settings import Settings
+from streams.provider_states import ProviderStates, by_channel, merged
 from streams.readiness import lacks_tables, lacks_topics
 
 PROBE_SECONDS = 2.0
@@ -21,6 +22,8 @@ _NEEDED = ("kafka", "postgres")
 
 #: Says what is missing; None when nothing is.
 Probe = Callable[[], Awaitable[str | None]]
+#: By channel, each provider's state.
+Providers = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class State:
     """What a server said when it was asked last."""
 
     missing: Mapping[str, str | None]
+    #: For people: a provider in trouble is no reason to send requests elsewhere.
+    providers: Providers = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -38,8 +43,11 @@ class State:
 class Probes:
     """Asks all servers at once, each for at most PROBE_SECONDS."""
 
-    def __init__(self, probes: Mapping[str, Probe]) -> None:
+    def __init__(
+        self, probes: Mapping[str, Probe], *, providers: Callable[[], Awaitable[Providers]] | None = None
+    ) -> None:
         self._probes = probes
+        self._providers = providers
         self._asked: asyncio.Task[State] | None = None
         self._asked_at = -_KEEP_SECONDS
 
@@ -51,8 +59,12 @@ class Probes:
         return await asyncio.shield(self._asked)
 
     async def _ask(self) -> State:
+        providers = asyncio.create_task(self._look())
         answers = await asyncio.gather(*(_bounded(probe) for probe in self._probes.values()))
-        return State(dict(zip(self._probes, answers, strict=True)))
+        return State(dict(zip(self._probes, answers, strict=True)), await providers)
+
+    async def _look(self) -> Providers:
+        return {} if self._providers is None else await self._providers()
 
 
 async def _bounded(probe: Probe) -> str | None:
@@ -65,7 +77,7 @@ async def _bounded(probe: Probe) -> str | None:
         return "does not answer"
 
 
-def probes(settings: Settings, *, engine: AsyncEngine, redis: Redis) -> Probes:
+def probes(settings: Settings, *, engine: AsyncEngine, redis: Redis, states: ProviderStates) -> Probes:
     """The probes of a running service."""
 
     async def kafka() -> str | None:
@@ -78,4 +90,7 @@ def probes(settings: Settings, *, engine: AsyncEngine, redis: Redis) -> Probes:
         await redis.ping()
         return None
 
-    return Probes({"kafka": kafka, "postgres": postgres, "redis": valkey})
+    async def providers() -> Providers:
+        return by_channel(merged(settings, await states.read_or_nothing()))
+
+    return Probes({"kafka": kafka, "postgres": postgres, "redis": valkey}, providers=providers)

@@ -19,6 +19,7 @@ from streams.domain.templates import Renderer
 from streams.intake import Accepted
 from streams.markers import Markers
 from streams.people_versions import PeopleVersions
+from streams.provider_states import ProviderStates
 from streams.rate_limits import LimitScripts
 from streams.records import Headers, Outgoing
 
@@ -56,3 +57,4 @@ class Services:
     limits: LimitScripts
     people: PeopleVersions
     callbacks: Callbacks
+    states: ProviderStates

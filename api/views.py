@@ -106,6 +106,7 @@ class DeliveryView(BaseModel):
     ambiguous: Annotated[
         bool | None, Field(description="An attempt's outcome is unknown: the person may have got it twice.")
     ] = None
+    segments: Annotated[int | None, Field(description="What an SMS takes, as carriers count and charge it.")] = None
     updated_at: datetime
 
 
@@ -230,6 +231,40 @@ class RateLimitView(BaseModel):
     ] = None
 
 
+class ProviderLimitView(BaseModel):
+    """The limit on a provider."""
+
+    permits: int
+    per_seconds: int
+    burst: int
+    tokens: Annotated[float | None, Field(description="In the bucket, when it was sampled last.")] = None
+
+
+class ProviderStateView(BaseModel):
+    """A provider of a channel's chain, as the workers see it."""
+
+    channel: Channel
+    provider: str
+    place: Annotated[
+        int | None, Field(description="In the fail-over chain, from 1; absent where only a worker has it.")
+    ] = None
+    state: Annotated[
+        str,
+        Field(
+            description="The worst that any worker sees: `closed` (all is well), `degraded`, `throttled`, "
+            "`unreachable`, `broken`; `unknown` where no worker says anything."
+        ),
+    ]
+    detail: Annotated[str | None, Field(description="The vendor's own word for the trouble.")] = None
+    since: datetime | None = None
+    until: Annotated[datetime | None, Field(description="When it is tried again.")] = None
+    weight: Annotated[float | None, Field(description="Where traffic is shared by weights; 0: only fail-over.")] = None
+    share: Annotated[float | None, Field(description="The part of the channel's calls that it gets now.")] = None
+    workers: Annotated[int, Field(description="How many workers told something of it in the last seconds.")]
+    workers_in_state: Annotated[int, Field(description="How many of them see this state.")]
+    limit: Annotated[ProviderLimitView | None, Field(description="Absent where none is set.")] = None
+
+
 class ReadyView(BaseModel):
     """What the service needs, each by name."""
 
@@ -237,6 +272,10 @@ class ReadyView(BaseModel):
     kafka: ServerState
     postgres: ServerState
     redis: ServerState
+    providers: Annotated[
+        dict[Channel, dict[str, str]],
+        Field(description="By channel, the state of each provider; as in `GET /api/v1/providers`."),
+    ]
 
 
 class HealthView(BaseModel):

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 import orjson
@@ -65,9 +65,9 @@ class ProviderState:
     state: str = UNKNOWN
     #: The vendor's own word for the trouble.
     detail: str | None = None
-    #: RFC 3339; `until` is when it is looked at again.
-    since: str | None = None
-    until: str | None = None
+    since: datetime | None = None
+    #: When it is tried again.
+    until: datetime | None = None
     weight: float | None = None
     #: The part of the channel's calls that it gets now, where they are shared by weight.
     share: float | None = None
@@ -116,8 +116,7 @@ class ProviderStates:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 return await self.read()
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("states of providers are unknown: redis is away", error=type(error).__name__)
+        except (RedisError, OSError, TimeoutError):
             return []
 
 
@@ -213,12 +212,16 @@ def _worst(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "state": worst,
         "detail": longest.get("detail"),
-        "since": longest.get("since"),
-        "until": min((str(state["until"]) for state in seen if state.get("until")), default=None),
+        "since": _moment(longest.get("since")),
+        "until": min(filter(None, (_moment(state.get("until")) for state in seen)), default=None),
         "share": sum(shares) / len(shares) if shares else None,
         "workers": len(states),
         "workers_in_state": len(seen),
     }
+
+
+def _moment(told: Any) -> datetime | None:
+    return datetime.fromisoformat(told) if isinstance(told, str) else None
 
 
 def _badness(condition: str) -> int:

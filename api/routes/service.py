@@ -33,13 +33,15 @@ async def health() -> Response:
     **operation(
         "Is everything there?",
         "Names Kafka, Postgres and Redis, and what is missing of each. 503 without Kafka or Postgres; requests are "
-        "still taken in while only Kafka is away.",
+        "still taken in while only Kafka is away. `providers` tells by channel what state each provider of the chains "
+        "is in, as the workers see it; that decides nothing here.",
         answer=ReadyView,
         example={
             "status": "ready",
             "kafka": {"ok": True},
             "postgres": {"ok": True},
-            "redis": {"ok": False, "missing": "does not answer"},
+            "redis": {"ok": True},
+            "providers": {"email": {"sendgrid": "closed", "smtp": "unreachable"}, "in_app": {"in_app": "closed"}},
         },
         open_to_all=True,
     ),
@@ -51,4 +53,8 @@ async def ready(request: Request) -> Response:
         for name, missing in state.missing.items()
     }
     word, status = ("ready", 200) if state.is_ready else ("not ready", 503)
-    return reply({"status": word, **servers}, status=status, headers=None if state.is_ready else {"Retry-After": "1"})
+    return reply(
+        {"status": word, **servers, "providers": state.providers},
+        status=status,
+        headers=None if state.is_ready else {"Retry-After": "1"},
+    )
