@@ -17,7 +17,7 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from models.settings import Settings
-from streams.faust_pace import hand_over_several_a_turn
+from streams.faust_pace import HandsOverAtOnce, hand_over_several_a_turn
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
 
@@ -78,7 +78,7 @@ class _Unwatched(faust.Monitor):  # type: ignore[misc]
         return 0, 0
 
 
-class _Consumer(Consumer):  # type: ignore[misc]
+class _Consumer(HandsOverAtOnce, Consumer):  # type: ignore[misc]
     """Faust sleeps a second where all partitions are full; a lane that fills them often would stand still."""
 
     async def _wait_next_records(self, timeout: float) -> Any:
