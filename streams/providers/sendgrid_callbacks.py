@@ -186,7 +186,7 @@ def _event(element: Any, received_at: datetime) -> ProviderEvent | None:
                 reason=_reason(element),
             ),
         )
-    except (ValidationError, TypeError):
+    except (ValidationError, RecursionError):
         return None
 
 
@@ -216,7 +216,7 @@ def _is_permanent(element: Mapping[str, Any]) -> bool:
 def _event_id(element: Mapping[str, Any]) -> str:
     given = _word(element.get("sg_event_id"), _LONGEST_WORD)
     if given is None:
-        given = hashlib.sha256(orjson.dumps(element, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        given = hashlib.sha256(json.dumps(element, sort_keys=True).encode()).hexdigest()
     return f"{SendGridCallbacks.name}:{given}"
 
 
