@@ -24,6 +24,15 @@ HOLDING = Gauge("comms_lane_holding", "1 while a lane waits for a server, its pr
 REQUESTS = Counter("comms_requests_total", "Requests a lane has decided, by result.", ["priority", "result"])
 ATTEMPTS = Counter("comms_deliveries_total", "Attempts by outcome.", ["channel", "provider", "outcome"])
 RETRIES = Counter("comms_retries_total", "Attempts that will be made again.", ["channel"])
+HELD_BACK = Counter(
+    "comms_deliveries_held_back_total", "Times that bulk of a paused category was put off.", ["channel"]
+)
+BOUNCE_RATE = Gauge(
+    "comms_category_bounce_rate",
+    "Share of a category's e-mails that came back, where enough did to be looked at.",
+    ["category"],
+)
+CATEGORIES_PAUSED = Gauge("comms_category_paused", "1 for a category whose bulk is held back.", ["category"])
 REPLAYED = Counter("comms_dead_letters_replayed_total", "Dead letters that were sent back.", ["topic"])
 DEAD = Counter("comms_dead_letters_total", "Records that went to the dead letters.", ["stage", "error_class"])
 LIMIT_TOKENS = Counter(

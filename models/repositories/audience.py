@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models.audience import Category, Person, Template
-from models.enums import Channel
+from models.enums import Channel, SuppressionReason
 from models.requests import Device
 
 _PEOPLE = text(
@@ -53,16 +53,23 @@ def _person(row: Any, devices: tuple[Device, ...]) -> Person:
 
 _UNSUBSCRIBED = text(
     """
-    SELECT u.channel, u.address, u.category FROM unsubscribe_lists AS u
+    SELECT u.channel, u.address, u.category, u.reason FROM unsubscribe_lists AS u
     WHERE u.address = ANY(:addresses)
     """
 )
 
 
-async def unsubscribed(connection: AsyncConnection, addresses: Collection[str]) -> set[tuple[str, str, str]]:
-    """(channel, address, category) of all that these addresses don't want; category '' stands for everything."""
-    rows = await connection.execute(_UNSUBSCRIBED, {"addresses": list(addresses)})
-    return {(row.channel, row.address, row.category) for row in rows}
+async def unsubscribed(
+    connection: AsyncConnection, addresses: Collection[str]
+) -> dict[tuple[str, str, str], set[SuppressionReason]]:
+    """Why nothing goes to these addresses (as the lists write them), by (channel, address, category).
+
+    The category '' stands for everything.
+    """
+    found: dict[tuple[str, str, str], set[SuppressionReason]] = defaultdict(set)
+    for row in await connection.execute(_UNSUBSCRIBED, {"addresses": list(addresses)}):
+        found[row.channel, row.address, row.category].add(SuppressionReason(row.reason))
+    return dict(found)
 
 
 _CATEGORIES = text("SELECT key, transactional, default_channels FROM notification_categories")

@@ -11,9 +11,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.addresses import listed_as
 from models.changes import Attempt, Change
 from models.deliveries import Delivery
-from models.enums import Outcome, Status
+from models.enums import Outcome, Status, SuppressionReason
 from models.repositories.arrays import arrays, given
 from models.repositories.notifications import lock
 from models.status import ENDED_RANK, PRECEDENCE, RANK, SENT_RANK
@@ -171,7 +172,7 @@ _CLAIM = text(
         SELECT id, status, rank, generation FROM notifications
         WHERE id = ANY(:notification_id) ORDER BY id FOR KEY SHARE
     ), judged AS MATERIALIZED (
-        SELECT a.*, CASE
+        SELECT a.*, COALESCE(CASE
             WHEN n.status = '{Status.CANCELLED}' THEN 'cancelled'
             WHEN d.generation > a.generation THEN 'superseded'
             WHEN d.generation = a.generation AND d.rank >= {SENT_RANK} THEN 'already_sent'
@@ -187,15 +188,22 @@ _CLAIM = text(
             WHEN c.transactional IS NOT TRUE
                 AND COALESCE(p.categories -> a.category ->> a.channel, p.channels ->> a.channel) = 'false'
                 THEN 'opted_out'
-            WHEN c.transactional IS NOT TRUE AND EXISTS (
-                SELECT FROM unsubscribe_lists AS u
-                WHERE u.channel = a.channel AND u.address = a.address AND u.category IN ('', a.category)
-            ) THEN 'unsubscribed'
+        END, (
+            -- By name the only reason that transactional mail may ignore is the last one.
+            SELECT min(u.reason) FROM unsubscribe_lists AS u
+            WHERE u.address = a.address AND u.channel = a.channel AND u.category IN ('', a.category)
+              AND (c.transactional IS NOT TRUE OR u.reason <> '{SuppressionReason.UNSUBSCRIBED}')
+        ), CASE
             -- The delivery's row is read as it was when the statement began, the notification's as it is under
             -- the lock: one that ended meanwhile has no open delivery left.
             WHEN n.generation >= a.generation AND n.rank >= {ENDED_RANK}
                 AND COALESCE(d.generation, a.generation) >= a.generation THEN 'ended'
-        END AS forbidden
+            WHEN :is_bulk AND EXISTS (
+                SELECT FROM category_pauses AS held_back
+                WHERE held_back.category = a.category AND held_back.channel = a.channel
+                  AND held_back.resumed_at IS NULL
+            ) THEN 'paused'
+        END) AS forbidden
         FROM asked AS a
         LEFT JOIN held AS n ON n.id = a.notification_id
         LEFT JOIN notification_deliveries AS d ON d.delivery_id = a.delivery_id
@@ -229,20 +237,22 @@ async def claim(
     *,
     lease: timedelta,
     sources: Sequence[tuple[int, int]] | None = None,
+    is_bulk: bool = False,
 ) -> dict[AttemptKey, Claim]:
     """Asks for the attempts of a batch, in one statement that also reads what forbids each send.
 
-    `sources` are the (partition, offset) of the records that ask.
+    `sources` are the (partition, offset) of the records that ask. `is_bulk`: what a pause of its category holds back.
 
     Returns:
         An answer for each (delivery id, generation, attempt).
     """
     asked = {
         **arrays(deliveries, _DELIVERY_FIELDS),
-        "address": [delivery.to for delivery in deliveries],
+        "address": [delivery.to and listed_as(delivery.channel, delivery.to) for delivery in deliveries],
         "source_partition": [partition for partition, _ in sources or [(0, 0)] * len(deliveries)],
         "source_offset": [offset for _, offset in sources or [(0, 0)] * len(deliveries)],
         "lease": lease,
+        "is_bulk": is_bulk,
     }
     rows = await connection.execute(_CLAIM, asked)
     answers = (_answer(row) for row in rows)

@@ -17,9 +17,9 @@ runs beside what.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -36,15 +36,17 @@ from models.repositories.deliveries import AttemptKey, Claim
 from models.repositories.notifications import lock
 from models.requests import parse
 from models.settings import RetryPolicy, Settings
+from models.suppressions import DeadTarget
 from streams.dead_letters import Burial, unburied
 from streams.delays import FAR, delayed
 from streams.domain import attempts, retry
 from streams.domain.attempts import Effects, effects
 from streams.errors import halved, persistently
 from streams.intake import Publishes, scheduled
-from streams.metrics import DEAD, RETRIES
+from streams.metrics import DEAD, HELD_BACK, RETRIES
 from streams.providers.base import DeliveryResult
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
+from streams.suppression import drop_dead
 from streams.topics import FAILED, SENT, STATUS, send_topic
 from streams.turns import in_turns
 
@@ -55,7 +57,15 @@ _FORBIDDEN = {
     "opted_out": Status.SUPPRESSED,
     "unsubscribed": Status.SUPPRESSED,
     "suppressed": Status.SUPPRESSED,
+    "bounced": Status.SUPPRESSED,
+    "complained": Status.SUPPRESSED,
+    "manual": Status.SUPPRESSED,
 }
+#: The word of a claim for bulk whose category is held back; nothing of the delivery changes.
+_PAUSED = "paused"
+#: After that it asks again, and some of it a little later, so that it doesn't come back all at once.
+PAUSE = timedelta(minutes=10)
+_SPREAD = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +163,11 @@ class DeliveryStage:
 
     async def _ask(self, taken: Sequence[Taken]) -> dict[AttemptKey, Claim]:
         sources = [(one.record.partition, one.record.offset) for one in taken]
+        is_bulk = self._priority is Priority.LOW
         async with self._single.connect() as connection:
-            return await table.claim(connection, [one.delivery for one in taken], lease=self._lease, sources=sources)
+            return await table.claim(
+                connection, [one.delivery for one in taken], lease=self._lease, sources=sources, is_bulk=is_bulk
+            )
 
     def settle(self, one: Taken, claim: Claim, results: Results) -> None:
         """What follows from an attempt that is not to be called: it was, or must not be."""
@@ -165,12 +178,24 @@ class DeliveryStage:
             self._forbid(one, claim.forbidden, results)
 
     def _forbid(self, one: Taken, reason: str, results: Results) -> None:
+        if reason == _PAUSED:
+            results.records.append(self._later(one))
+            return
         status = _FORBIDDEN.get(reason)
         if status is None:
             return  # sent, ended or replaced meanwhile: nothing new to tell
         results.changes.append(attempts.change(one.delivery, status, reason=reason))
         told = attempts.status_event(one.delivery, status, self._clock(), reason=reason)
         results.records.append(Outgoing(STATUS, one.record.key, told.value()))
+
+    def _later(self, one: Taken) -> Outgoing:
+        """The same attempt, by way of a delay topic: it is not made, so nothing is counted and nobody is told."""
+        topic = send_topic(self._channel, self._priority)
+        record = Outgoing(topic, one.record.key, one.record.value, (CONTENT_TYPE, *one.record.carried()))
+        now = self._clock()
+        due_at = now + PAUSE + random.random() * _SPREAD  # noqa: S311  spreads, and hides nothing
+        HELD_BACK.labels(self._channel).inc()
+        return delayed(record, due_at, now=now)
 
     async def release(self, refused: Sequence[tuple[Taken, Claim]]) -> None:
         """Gives back claims whose calls no provider took: the attempt was never made."""
@@ -266,6 +291,7 @@ class DeliveryStage:
             async for each in in_turns(called):
                 # What is stored counts, also when another worker stored it first.
                 self._follow(each.taken, stored[each.taken.key], caused)
+            await drop_dead(connection, _dead_addresses(called, stored))
             if caused.scheduled:
                 await outbox.schedule(connection, caused.scheduled)
             await table.advance(connection, caused.changes, is_locked=True)
@@ -287,6 +313,26 @@ class DeliveryStage:
                 await index.add(connection, [burial.indexed(*place) for burial, place in places])
         for burial in burials:
             DEAD.labels(burial.stage, burial.error_class).inc()
+
+
+def _dead_addresses(called: Sequence[Called], stored: Mapping[AttemptKey, Attempt]) -> list[DeadTarget]:
+    """The e-mail addresses and phone numbers that a provider called dead."""
+    return [
+        DeadTarget(
+            delivery_id=attempt.delivery_id,
+            generation=attempt.generation,
+            attempt=attempt.attempt,
+            channel=delivery.channel,
+            address=delivery.to,
+            category=delivery.category,
+            provider=attempt.provider,
+            reason=attempt.reason,
+            occurred_at=attempt.finished_at,
+        )
+        for each in called
+        if (attempt := stored[each.taken.key]).outcome is Outcome.TARGET_DEAD
+        and (delivery := each.taken.delivery).to is not None
+    ]
 
 
 def _schedule_id(delivery: Delivery) -> UUID:

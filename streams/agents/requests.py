@@ -270,7 +270,7 @@ class RequestStage:
         people = await self._directory.people(connection, {one.request.user_id for one in asked})
         persons = [people.get(one.request.user_id) or Person(user_id=one.request.user_id) for one in asked]
         targets = addresses(zip((one.request for one in asked), persons, strict=True))
-        unwanted = await audience.unsubscribed(connection, targets) if targets else set()
+        unwanted = await audience.unsubscribed(connection, targets) if targets else {}
         categories = await self._directory.categories(connection)
         keys = {one.request.template_id for one in asked if one.request.template_id is not None}
         templates = await self._directory.templates(connection, keys)

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from models.addresses import listed_as
 from models.audience import Category, Person, Template
 from models.deliveries import Delivery
-from models.enums import Channel, Status
+from models.enums import Channel, Status, SuppressionReason
 from models.errors import Refused
 from models.ids import delivery_id
 from models.requests import Device, NotificationRequest
@@ -23,14 +24,14 @@ NO_ADDRESS = "no_address"
 NO_TEMPLATE = "template_unknown"
 NO_PARTS = "template_lacks_channel"
 TOO_LARGE = "too_large"
-#: Why a delivery is suppressed.
+#: Why a delivery is suppressed, where no list of addresses says it.
 OPTED_OUT = "opted_out"
-UNSUBSCRIBED = "unsubscribed"
 
 #: A rendered delivery must fit into an internal record with room for headers.
 MAX_DELIVERY_BYTES = 2 * 1024 * 1024
 
-Unsubscribed = Collection[tuple[str, str, str]]
+#: Why nothing goes to an address, by (channel, address, category); '' stands for all categories.
+Unsubscribed = Mapping[tuple[str, str, str], Collection[SuppressionReason]]
 
 
 class Renders(Protocol):
@@ -132,16 +133,26 @@ def address(request: NotificationRequest, channel: Channel, person: Person) -> t
 
 
 def refusal(channel: Channel, to: str | None, around: Surroundings) -> str | None:
-    """Why the person doesn't want this; nothing forbids a transactional category."""
-    if around.category.transactional:
-        return None
+    """Why this must not be sent: the person doesn't want it, or the address is on a list.
+
+    A transactional category is exempt from what the person doesn't want, but not from dead addresses and complaints.
+    """
+    transactional = around.category.transactional
     chosen = around.person.categories.get(around.category.key, {}).get(channel)
-    if chosen is False or (chosen is None and around.person.channels.get(channel) is False):
+    if chosen is None:
+        chosen = around.person.channels.get(channel)
+    if chosen is False and not transactional:
         return OPTED_OUT
-    listed = ((channel, to, ""), (channel, to, around.category.key))
-    if to is not None and any(entry in around.unsubscribed for entry in listed):
-        return UNSUBSCRIBED
-    return None
+    if to is None or not around.unsubscribed:
+        return None
+    listed = listed_as(channel, to)
+    reasons = {
+        reason
+        for category in ("", around.category.key)
+        for reason in around.unsubscribed.get((channel, listed, category), ())
+        if not (transactional and reason is SuppressionReason.UNSUBSCRIBED)
+    }
+    return min(reasons, default=None)
 
 
 def _content(
@@ -191,7 +202,9 @@ def _word(error: Refused) -> str:
 
 def addresses(requests: Iterable[tuple[NotificationRequest, Person]]) -> set[str]:
     """All addresses that these requests could go to, for one look into the unsubscribe lists."""
-    found = {
-        address(request, channel, person)[0] for request, person in requests for channel in (Channel.EMAIL, Channel.SMS)
+    return {
+        listed_as(channel, to)
+        for request, person in requests
+        for channel in (Channel.EMAIL, Channel.SMS)
+        if (to := address(request, channel, person)[0]) is not None
     }
-    return {to for to in found if to is not None}

@@ -15,7 +15,7 @@ import pytest
 
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome, Status
-from models.repositories import cancellation
+from models.repositories import cancellation, deliveries
 from models.repositories.deliveries import Claim
 from models.settings import Settings
 from streams.metrics import HOLDS
@@ -196,13 +196,16 @@ async def test_opted_out(rows: Rows, channels: str, categories: str, reason: str
     assert await forbidden(rows, await rows.queued(), user_id=user) == reason
 
 
-async def unsubscribe(rows: Rows, address: str, category: str = "", channel: str = "email") -> None:
+async def unsubscribe(
+    rows: Rows, address: str, category: str = "", channel: str = "email", reason: str = "unsubscribed"
+) -> None:
     await rows.execute(
         "INSERT INTO unsubscribe_lists (channel, address, category, reason, created_at)"
-        " VALUES (:channel, :address, :category, 'link', now())",
+        " VALUES (:channel, :address, :category, :reason, now())",
         channel=channel,
         address=address,
         category=category,
+        reason=reason,
     )
 
 
@@ -229,6 +232,51 @@ async def test_a_transactional_category_is_exempt_but_not_from_its_end(rows: Row
     assert await forbidden(rows, await rows.queued(), **fields) is None
     over = {**fields, "expires_at": datetime.now(UTC) - timedelta(seconds=1)}
     assert await forbidden(rows, await rows.queued(), **over) == "expired"
+    for reason in ("opted_out", "manual", "complained", "bounced"):
+        await unsubscribe(rows, address, reason=reason)
+        assert await forbidden(rows, await rows.queued(), **fields) == reason, "the first by name is told"
+
+
+async def test_lists_know_no_case(rows: Rows) -> None:
+    address = f"{uuid.uuid4().hex}@example.com"
+    await unsubscribe(rows, address)
+    assert await forbidden(rows, await rows.queued(), to=address.upper()) == "unsubscribed"
+
+
+async def pause(rows: Rows, category: str, *, resumed: bool = False) -> None:
+    await rows.execute(
+        "INSERT INTO category_pauses (category, channel, paused_at, sent, bounced, resumed_at)"
+        " VALUES (:category, 'email', now(), 1000, 100, CASE WHEN :resumed THEN now() END)",
+        category=category,
+        resumed=resumed,
+    )
+
+
+async def claim_bulk(rows: Rows, *asked: Delivery) -> list[str | None]:
+    async with rows.engine.begin() as connection:
+        answers = await deliveries.claim(connection, asked, lease=timedelta(seconds=30), is_bulk=True)
+    return [answers[one.delivery_id, one.generation, one.attempt].forbidden for one in asked]
+
+
+async def test_a_pause_holds_back_only_the_bulk_of_its_category_and_channel(rows: Rows) -> None:
+    await pause(rows, "news")
+    await pause(rows, "tips", resumed=True)
+    held = delivery(await rows.queued(category="news"), category="news")
+    text = delivery(await rows.queued(Channel.SMS, category="news"), Channel.SMS, category="news", to="+15005550006")
+    other = delivery(await rows.queued(category="tips"), category="tips")
+    assert await claim_bulk(rows, held, text, other) == ["paused", None, None]
+    assert not await rows.fetch("SELECT 1 FROM delivery_logs WHERE delivery_id = :id", id=held.delivery_id)
+    [claimed] = await rows.claim(held)
+    assert claimed.won, "what is not bulk goes out"
+
+
+async def test_what_ends_a_delivery_goes_before_a_pause(rows: Rows) -> None:
+    await pause(rows, "deals")
+    over = delivery(await rows.queued(category="deals"), category="deals", expires_at=datetime.now(UTC))
+    address = f"{uuid.uuid4().hex}@example.com"
+    await unsubscribe(rows, address)
+    gone = delivery(await rows.queued(category="deals"), category="deals", to=address)
+    assert await claim_bulk(rows, over, gone) == ["expired", "unsubscribed"]
 
 
 async def test_cancel_or_claim_exactly_one_wins(rows: Rows) -> None:

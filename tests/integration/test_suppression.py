@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from models.enums import Channel, SuppressionReason
+from models.enums import Channel, Outcome, Priority, SuppressionReason
 from models.settings import Settings
 from models.suppressions import Bounce, DeadTarget, Source, Suppression
+from streams.delays import DUE_AT, RETURN_TOPIC
+from streams.providers.base import DeliveryResult
+from streams.records import Incoming, Outgoing
 from streams.suppression import drop_dead, lift, note_arrival, note_bounce, suppress
-from tests.fixtures.rows import Rows, some_rows
+from tests.fixtures.lane import a_lane
+from tests.fixtures.rows import Rows, delivery, some_rows
+from tests.fixtures.service import Ledger
 from tests.fixtures.stack import Databases
 
 SETTINGS = Settings(database_url="postgresql://none/none", soft_bounce_threshold=3, soft_bounce_days=7)
@@ -175,3 +180,74 @@ async def test_a_dead_target_is_a_hard_bounce_and_who_said_stop_is_none(rows: Ro
     assert sorted(row.address for row in found) == sorted([address.lower(), gone])
     [entry] = await rows.fetch("SELECT source FROM unsubscribe_lists WHERE address = :address", address=gone)
     assert entry.source == Source.SEND
+
+
+class Kept:
+    """Takes records and keeps them."""
+
+    def __init__(self) -> None:
+        self.records: list[Outgoing] = []
+
+    async def send_all(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        self.records += records
+        return [(0, number) for number in range(len(records))]
+
+
+def incoming(value: bytes | None, offset: int = 0) -> Incoming:
+    return Incoming("", 0, offset, 0, b"u-1", value)
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason", "listed"),
+    [
+        (Channel.EMAIL, "550 5.1.1", "bounced"),
+        (Channel.SMS, "21610", "opted_out"),
+    ],
+)
+async def test_a_lane_suppresses_an_address_that_a_provider_called_dead(
+    rows: Rows, channel: Channel, reason: str, listed: str
+) -> None:
+    to = somebody() if channel is Channel.EMAIL else "+4915112345672"
+    says_dead = Ledger(answer=lambda _: DeliveryResult(outcome=Outcome.TARGET_DEAD, provider="ledger", reason=reason))
+    first, second = [delivery(await rows.queued(channel), channel, to=to) for _ in range(2)]
+    async with a_lane(rows.engine, Kept(), says_dead, channel=channel) as lane:
+        await lane.work([incoming(first.record_value())])
+        assert await reasons(rows, to) == [listed]
+        await lane.work([incoming(second.record_value(), 1)])
+    assert len(says_dead.calls) == 1, "what is queued for the address is not sent any more"
+    assert await rows.status(second.notification_id) == "suppressed"
+    [row] = await rows.fetch(
+        "SELECT reason FROM notification_deliveries WHERE delivery_id = :id", id=second.delivery_id
+    )
+    assert row.reason == listed
+
+
+async def test_bulk_of_a_paused_category_waits_unchanged_and_goes_out_after_its_end(rows: Rows) -> None:
+    category = f"news-{uuid.uuid4().hex[:8]}"
+    await rows.execute(
+        "INSERT INTO category_pauses (category, channel, paused_at, sent, bounced)"
+        " VALUES (:category, 'email', now(), 1000, 100)",
+        category=category,
+    )
+    asked = [delivery(await rows.queued(category=category), category=category) for _ in range(20)]
+    kept, provider = Kept(), Ledger()
+    async with a_lane(rows.engine, kept, provider, priority=Priority.LOW) as lane:
+        await lane.work([incoming(one.record_value(), offset) for offset, one in enumerate(asked)])
+        assert len(lane.acknowledged) == 20
+        assert not provider.calls
+        assert {await rows.status(one.notification_id) for one in asked} == {"queued"}
+        assert not await rows.fetch(
+            "SELECT 1 FROM delivery_logs WHERE delivery_id = ANY(:ids)", ids=[one.delivery_id for one in asked]
+        )
+        assert [record.value for record in kept.records] == [one.record_value() for one in asked]
+        headers = [dict(record.headers) for record in kept.records]
+        assert {header[RETURN_TOPIC] for header in headers} == {b"notification.send.email.low"}
+        waits = [datetime.fromisoformat((header[DUE_AT] or b"").decode()) - datetime.now(UTC) for header in headers]
+        assert timedelta(minutes=9) < min(waits) < max(waits) < timedelta(minutes=15, seconds=1)
+        assert {record.topic for record in kept.records} == {"notification.delay.10m"}
+        await rows.execute(
+            "UPDATE category_pauses SET resumed_at = now() WHERE category = :category", category=category
+        )
+        await lane.work([incoming(record.value, 100 + offset) for offset, record in enumerate(list(kept.records))])
+    assert len(provider.calls) == 20
+    assert {await rows.status(one.notification_id) for one in asked} == {"sent"}

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from models.audience import Category, Person
 from models.changes import Attempt
-from models.enums import Channel, Outcome, Status
+from models.enums import Channel, Outcome, Status, SuppressionReason
 from models.requests import NotificationRequest, parse
 from models.settings import RetryPolicy
 from streams.domain.attempts import effects
@@ -40,7 +40,7 @@ REQUEST = parse(NotificationRequest, RAW)
 AROUND = Surroundings(
     person=Person(user_id="user-42", email="stored@example.com", channels={"sms": False}),
     category=Category(key="orders"),
-    unsubscribed={("email", "eve@example.com", "")},
+    unsubscribed={("email", "eve@example.com", ""): {SuppressionReason.UNSUBSCRIBED}},
     templates=(),
     default_locale="en",
     renderer=Renderer(),

@@ -12,7 +12,7 @@ import pytest
 
 from models.audience import Category, Person, Template
 from models.deliveries import Delivery
-from models.enums import Channel, Status
+from models.enums import Channel, Status, SuppressionReason
 from models.ids import delivery_id
 from models.requests import Device, NotificationRequest, parse
 from streams.domain.planning import (
@@ -22,7 +22,6 @@ from streams.domain.planning import (
     NO_TEMPLATE,
     OPTED_OUT,
     TOO_LARGE,
-    UNSUBSCRIBED,
     Planned,
     Surroundings,
     addresses,
@@ -55,7 +54,7 @@ def around(**fields: Any) -> Surroundings:
     given = {
         "person": person,
         "category": Category(key="general"),
-        "unsubscribed": set(),
+        "unsubscribed": {},
         "templates": (),
         "default_locale": "en",
         "renderer": Renderer(),
@@ -157,10 +156,27 @@ def test_an_opt_out(channels: dict[str, bool], categories: dict[str, dict[str, b
     ],
 )
 def test_an_unsubscribe(entry: tuple[str, str, str], wanted: bool) -> None:
-    found = one(request(), around(unsubscribed={entry}))
-    assert found.reason == (None if wanted else UNSUBSCRIBED)
-    exempt = around(unsubscribed={entry}, category=Category(key="general", transactional=True))
+    listed = {entry: {SuppressionReason.UNSUBSCRIBED}}
+    found = one(request(), around(unsubscribed=listed))
+    assert found.reason == (None if wanted else "unsubscribed")
+    exempt = around(unsubscribed=listed, category=Category(key="general", transactional=True))
     assert one(request(), exempt).status is Status.QUEUED
+
+
+@pytest.mark.parametrize("reason", sorted(set(SuppressionReason) - {SuppressionReason.UNSUBSCRIBED}))
+def test_a_dead_address_gets_no_receipt_either(reason: SuppressionReason) -> None:
+    listed = {("email", "stored@example.com", ""): {reason, SuppressionReason.UNSUBSCRIBED}}
+    for transactional in (False, True):
+        category = Category(key="general", transactional=transactional)
+        found = one(request(), around(unsubscribed=listed, category=category))
+        assert (found.status, found.reason, found.value) == (Status.SUPPRESSED, reason, None)
+
+
+def test_lists_know_no_case() -> None:
+    listed = {("email", "ada@example.com", ""): {SuppressionReason.UNSUBSCRIBED}}
+    asked = request(recipient={"email": "Ada@Example.com"})
+    assert one(asked, around(unsubscribed=listed)).status is Status.SUPPRESSED
+    assert "ada@example.com" in addresses([(asked, Person(user_id="u-1"))])
 
 
 def test_who_does_not_want_it_is_not_a_failure_of_the_template() -> None:
