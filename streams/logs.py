@@ -18,6 +18,18 @@ _QUIET = {
     "aiokafka": "ERROR",
     "asyncio": "ERROR",
     "httpx": "WARNING",
+    "httpcore": "WARNING",
+    # Of providers' SDKs and clients: addresses with device tokens, headers with keys, whole payloads.
+    "httpx2": "WARNING",
+    "httpcore2": "WARNING",
+    "h2": "WARNING",
+    "hpack": "WARNING",
+    "botocore": "WARNING",
+    "aiobotocore": "WARNING",
+    "twilio": "WARNING",
+    "google": "WARNING",
+    "firebase_admin": "WARNING",
+    "urllib3": "WARNING",
 }
 
 
