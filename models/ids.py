@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import uuid_utils.compat
+from uuid_utils.compat import uuid5
 
 from models.enums import Channel
 
