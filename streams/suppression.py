@@ -6,16 +6,27 @@ All of it runs within the caller's transaction, and may be repeated: a bounce co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.addresses import listed_as
 from models.enums import Channel, SuppressionReason
 from models.repositories import bounces, suppressions
 from models.settings import Settings
 from models.suppressions import Bounce, DeadTarget, Source, Suppression
 
-__all__ = ["Bounce", "DeadTarget", "Suppression", "drop_dead", "lift", "note_arrival", "note_bounce", "suppress"]
+__all__ = [
+    "Bounce",
+    "DeadTarget",
+    "Suppression",
+    "drop_dead",
+    "lift",
+    "note_arrival",
+    "note_bounce",
+    "note_bounces",
+    "suppress",
+]
 
 #: Words in a provider's reason that say: the person told the carrier or the vendor to stop. No bounce then.
 #: https://www.twilio.com/docs/api/errors/21610, https://docs.aws.amazon.com/sns/latest/api/API_Publish.html
@@ -24,16 +35,33 @@ _STOPPED = ("21610", "optedout", "opted_out", "opted out")
 
 async def note_bounce(connection: AsyncConnection, bounce: Bounce, *, settings: Settings) -> None:
     """Keeps a bounce. A hard one suppresses the address at once, soft ones when there are too many in a row."""
-    if await bounces.add(connection, [bounce]) and (
-        bounce.is_permanent or await _is_too_often(connection, bounce, settings)
-    ):
-        await suppressions.add(connection, [_of_bounce(bounce, Source.PROVIDER)])
+    await note_bounces(connection, [bounce], settings=settings)
 
 
-async def _is_too_often(connection: AsyncConnection, bounce: Bounce, settings: Settings) -> bool:
-    since = bounce.occurred_at - timedelta(days=settings.soft_bounce_days)
-    counted = await bounces.count_soft(connection, bounce.channel, bounce.address, since=since)
-    return counted >= settings.soft_bounce_threshold
+async def note_bounces(connection: AsyncConnection, found: Sequence[Bounce], *, settings: Settings) -> None:
+    """Keeps many bounces, with one statement a table."""
+    if not found:
+        return
+    new = await bounces.add(connection, found)
+    fresh = [bounce for bounce in found if bounce.event_id in new]
+    often = await _too_often(connection, [bounce for bounce in fresh if not bounce.is_permanent], settings)
+    dead = [bounce for bounce in fresh if bounce.is_permanent or _target(bounce) in often]
+    await suppress(connection, [_of_bounce(bounce, Source.PROVIDER) for bounce in dead])
+
+
+async def _too_often(
+    connection: AsyncConnection, soft: Sequence[Bounce], settings: Settings
+) -> set[tuple[Channel, str]]:
+    since: dict[tuple[Channel, str], datetime] = {}
+    for bounce in soft:
+        begin = bounce.occurred_at - timedelta(days=settings.soft_bounce_days)
+        since[_target(bounce)] = min(begin, since.get(_target(bounce), begin))
+    counted = await bounces.count_soft(connection, since) if since else {}
+    return {target for target, count in counted.items() if count >= settings.soft_bounce_threshold}
+
+
+def _target(bounce: Bounce) -> tuple[Channel, str]:
+    return bounce.channel, listed_as(bounce.channel, bounce.address)
 
 
 async def note_arrival(connection: AsyncConnection, targets: Sequence[tuple[Channel, str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -70,11 +70,16 @@ _ADD = text(
 )
 
 # Messages, not events: one that is tried for two days and told of each time has come back once.
+_TARGET = {"address": "text", "channel": "text", "since": "timestamptz"}
 _SOFT = text(
-    """
-    SELECT count(DISTINCT COALESCE(CAST(delivery_id AS text), event_id)) FROM bounce_records
-    WHERE address = :address AND channel = :channel AND kind = 'soft' AND NOT is_over AND occurred_at >= :since
-    """
+    f"""
+    SELECT g.channel, g.address, (
+        SELECT count(DISTINCT COALESCE(CAST(b.delivery_id AS text), b.event_id)) FROM bounce_records AS b
+        WHERE b.address = g.address AND b.channel = g.channel AND b.kind = 'soft' AND NOT b.is_over
+          AND b.occurred_at >= g.since
+    ) AS counted
+    FROM {given("g", _TARGET)}
+    """  # noqa: S608
 )
 _LET_GO = text(
     f"""
@@ -100,10 +105,17 @@ async def add(connection: AsyncConnection, bounces: Sequence[Bounce]) -> set[str
     return {row.event_id for row in await connection.execute(_ADD, columns)}
 
 
-async def count_soft(connection: AsyncConnection, channel: Channel, address: str, *, since: datetime) -> int:
-    """How many messages in a row came back softly from an address."""
-    values = {"address": listed_as(channel, address), "channel": str(channel), "since": since}
-    return int((await connection.execute(_SOFT, values)).scalar_one())
+async def count_soft(
+    connection: AsyncConnection, targets: Mapping[tuple[Channel, str], datetime]
+) -> dict[tuple[Channel, str], int]:
+    """How many messages in a row came back softly from addresses (as the lists hold them), each since its time."""
+    columns = {
+        "address": [address for _, address in targets],
+        "channel": [str(channel) for channel, _ in targets],
+        "since": list(targets.values()),
+    }
+    rows = await connection.execute(_SOFT, columns)
+    return {(Channel(row.channel), row.address): row.counted for row in rows}
 
 
 async def let_go(connection: AsyncConnection, targets: Sequence[tuple[Channel, str]]) -> None:
