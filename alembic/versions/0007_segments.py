@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
+from alembic import op
+
 revision = "0007"
 down_revision = "0006"
 branch_labels = None
@@ -9,8 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.add_column("notification_deliveries", sa.Column("segments", sa.SmallInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    pass
+    op.drop_column("notification_deliveries", "segments")

@@ -221,6 +221,7 @@ def _delivery(row: StoredDelivery) -> dict[str, Any]:
             "provider_message_id": row.provider_message_id,
             "attempts": row.attempts,
             "ambiguous": True if row.ambiguous else None,
+            "segments": row.segments,
             "updated_at": row.updated_at,
         }
     )

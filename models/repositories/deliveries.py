@@ -19,13 +19,14 @@ from models.repositories.arrays import arrays, given
 from models.repositories.notifications import lock
 from models.status import ENDED_RANK, PRECEDENCE, RANK, SENT_RANK
 
-_NEW = {"delivery_id": "uuid", "notification_id": "uuid", "channel": "text"}
+_NEW = {"delivery_id": "uuid", "notification_id": "uuid", "channel": "text", "segments": "smallint"}
 
 _INSERT = text(
     f"""
     INSERT INTO notification_deliveries
-        (delivery_id, notification_id, channel, status, rank, generation, attempts, created_at, updated_at)
-    SELECT delivery_id, notification_id, channel, '{Status.ACCEPTED}', {RANK[Status.ACCEPTED]}, 0, 0, now(), now()
+        (delivery_id, notification_id, channel, segments, status, rank, generation, attempts, created_at, updated_at)
+    SELECT delivery_id, notification_id, channel, segments,
+        '{Status.ACCEPTED}', {RANK[Status.ACCEPTED]}, 0, 0, now(), now()
     FROM {given("g", _NEW)}
     ORDER BY delivery_id
     ON CONFLICT (delivery_id) DO NOTHING
@@ -33,12 +34,18 @@ _INSERT = text(
 )
 
 
-async def insert(connection: AsyncConnection, changes: Sequence[Change], channels: Sequence[str]) -> None:
-    """Makes the rows of a fan-out, where they are not there yet."""
+async def insert(
+    connection: AsyncConnection,
+    changes: Sequence[Change],
+    channels: Sequence[str],
+    segments: Sequence[int | None] | None = None,
+) -> None:
+    """Makes the rows of a fan-out, where they are not there yet. `segments` are those of each SMS."""
     rows = {
         "delivery_id": [change.delivery_id for change in changes],
         "notification_id": [change.notification_id for change in changes],
         "channel": list(channels),
+        "segments": list(segments or [None] * len(changes)),
     }
     await connection.execute(_INSERT, rows)
 

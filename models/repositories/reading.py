@@ -43,6 +43,8 @@ class StoredDelivery:
     provider_message_id: str | None
     attempts: int
     ambiguous: bool
+    #: Of an SMS.
+    segments: int | None = None
     created_at: datetime
     updated_at: datetime
     #: Whether an attempt is claimed, has no outcome, and its lease still runs.
@@ -75,7 +77,7 @@ _ONE = text(f"SELECT {_FIELDS} FROM notifications AS n WHERE n.id = :id")  # noq
 _DELIVERIES = text(
     """
     SELECT d.delivery_id, d.channel, d.status, d.generation, d.reason, d.provider, d.provider_message_id,
-           d.attempts, d.ambiguous, d.created_at, d.updated_at,
+           d.attempts, d.ambiguous, d.segments, d.created_at, d.updated_at,
            EXISTS (
                SELECT FROM delivery_logs AS l
                WHERE l.delivery_id = d.delivery_id AND l.outcome IS NULL AND l.lease_until > now()

@@ -32,5 +32,7 @@ class NotificationDelivery(Table):
     attempts: Mapped[int] = mapped_column(SmallInteger, default=0, server_default="0")
     #: Whether some attempt's outcome is unknown, so that the person may have got it twice.
     ambiguous: Mapped[bool] = mapped_column(default=False, server_default="false")
+    #: What an SMS takes and is charged for; NULL on other channels.
+    segments: Mapped[int | None] = mapped_column(SmallInteger)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

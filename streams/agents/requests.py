@@ -322,7 +322,8 @@ class RequestStage:
         """The rows of the fan-out; returns what is not among the dead letters yet."""
         if results.planned:
             channels = [each.delivery.channel for each in results.planned]
-            await deliveries.insert(connection, _changes(results), channels)
+            segments = [each.segments for each in results.planned]
+            await deliveries.insert(connection, _changes(results), channels, segments)
         return await unburied(connection, list(results.burials.values()))
 
     async def _publish(self, prepared: Prepared) -> None:

@@ -16,7 +16,10 @@ from models.errors import Refused
 from models.ids import delivery_id
 from models.requests import Device, NotificationRequest
 from streams.domain.mime import check_email_options
+from streams.domain.segments import MAX_SEGMENTS, segments
+from streams.domain.template_variables import completed
 from streams.domain.templates import MissingVariable, TemplateError, parts_for
+from streams.domain.unsubscribe import Leaving, UnsubscribeLinks
 
 #: Why a delivery fails before any provider is asked.
 NO_CHANNEL = "no_channel"
@@ -52,6 +55,8 @@ class Surroundings:
     templates: Sequence[Template]
     default_locale: str
     renderer: Renders
+    #: Makes the links by which people leave; None where there are none.
+    links: UnsubscribeLinks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,8 @@ class Planned:
     status: Status
     reason: str | None = None
     value: bytes | None = None
+    #: Of an SMS: what it takes, sent or too large.
+    segments: int | None = None
 
 
 def plan(
@@ -88,19 +95,23 @@ def _planned(request: NotificationRequest, bare: Delivery, around: Surroundings)
     if unwanted is not None:
         return Planned(delivery=bare, status=Status.SUPPRESSED, reason=unwanted)
     locale = request.recipient.locale or around.person.locale
+    leave = _unsubscribe_url(bare, to, around)
     try:
-        content = _content(request, bare.channel, locale, around)
+        content = _content(request, bare.channel, locale, around, leave)
         if bare.channel is Channel.EMAIL and request.options.email is not None:
             check_email_options(request.options.email)
     except Refused as error:
         return Planned(delivery=bare, status=Status.FAILED, reason=_word(error))
     except TemplateError as error:
         return Planned(delivery=bare, status=Status.FAILED, reason=template_reason(error))
-    delivery = bare.model_copy(update={"to": to, "devices": devices, "content": content, "locale": locale})
+    url = leave if bare.channel is Channel.EMAIL else None
+    found = {"to": to, "devices": devices, "content": content, "locale": locale, "unsubscribe_url": url}
+    delivery = bare.model_copy(update=found)
     value = delivery.record_value()
-    if len(value) > MAX_DELIVERY_BYTES:
-        return Planned(delivery=bare, status=Status.FAILED, reason=TOO_LARGE)
-    return Planned(delivery=delivery, status=Status.QUEUED, value=value)
+    count = segments(content["text"]) if bare.channel is Channel.SMS else None
+    if len(value) > MAX_DELIVERY_BYTES or (count or 0) > MAX_SEGMENTS:
+        return Planned(delivery=bare, status=Status.FAILED, reason=TOO_LARGE, segments=count)
+    return Planned(delivery=delivery, status=Status.QUEUED, value=value, segments=count)
 
 
 def _bare(
@@ -155,14 +166,21 @@ def refusal(channel: Channel, to: str | None, around: Surroundings) -> str | Non
     return min(reasons, default=None)
 
 
+def _unsubscribe_url(bare: Delivery, to: str | None, around: Surroundings) -> str | None:
+    if around.links is None or to is None or around.category.transactional:
+        return None
+    leaving = Leaving(channel=bare.channel, address=to, category=bare.category, notification_id=bare.notification_id)
+    return around.links.url(leaving)
+
+
 def _content(
-    request: NotificationRequest, channel: Channel, locale: str | None, around: Surroundings
+    request: NotificationRequest, channel: Channel, locale: str | None, around: Surroundings, leave: str | None
 ) -> dict[str, str]:
     if request.content is not None:
         parts: Mapping[str, str] = parts_for(channel, request.content.parts())
     else:
         parts = pick_template(around.templates, channel, locale, around.default_locale).parts
-    return around.renderer.render(channel, parts, request.data)
+    return around.renderer.render(channel, parts, completed(request.data, unsubscribe_url=leave))
 
 
 def pick_template(templates: Sequence[Template], channel: Channel, locale: str | None, default_locale: str) -> Template:

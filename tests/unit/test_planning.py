@@ -201,6 +201,18 @@ def test_options_that_no_mail_can_have_fail() -> None:
     assert one(request(channel="in_app", options={"email": {"headers": {"Bcc": "x"}}})).status is Status.QUEUED
 
 
+@pytest.mark.parametrize(("text", "count"), [("a" * 160, 1), ("ж" * 71, 2), ("a" * 153 * 10, 10)])
+def test_the_segments_of_an_sms_are_counted(text: str, count: int) -> None:
+    found = one(request(channel="sms", content={"text": text}))
+    assert (found.status, found.segments) == (Status.QUEUED, count)
+
+
+def test_an_sms_of_too_many_segments_fails() -> None:
+    found = one(request(channel="sms", content={"text": "ж" * 671}))
+    assert (found.status, found.reason, found.segments, found.value) == (Status.FAILED, TOO_LARGE, 11, None)
+    assert one(request(content={"subject": "S", "text": "ж" * 671})).segments is None
+
+
 def test_what_is_too_large_for_a_record_fails() -> None:
     found = one(request(), around(renderer=Huge()))
     assert (found.status, found.reason, found.value) == (Status.FAILED, TOO_LARGE, None)
