@@ -22,6 +22,7 @@ from models.requests import NotificationRequest
 from models.settings import Settings
 from streams.domain.mime import check_email_content, check_email_options
 from streams.domain.planning import pick_template
+from streams.domain.template_variables import completed
 from streams.domain.templates import MissingVariable, Renderer, TemplateError, parts_for
 from streams.errors import is_passing
 
@@ -114,7 +115,7 @@ class Checks:
         for channel in channels:
             try:
                 parts = self._parts(request, channel, templates)
-                rendered = {} if parts is None else self._renderer.render(channel, parts, request.data)
+                rendered = {} if parts is None else self._renderer.render(channel, parts, completed(request.data))
                 if channel is Channel.EMAIL and parts is not None:
                     check_email_content(rendered)
             except TemplateError as error:

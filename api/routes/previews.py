@@ -19,6 +19,7 @@ from api.schemas import PreviewBody, UnsavedPreviewBody
 from api.views import PreviewView
 from models.enums import Channel
 from models.repositories import templates
+from streams.domain.template_variables import completed
 from streams.domain.templates import MissingVariable, Renderer, TemplateError
 
 router = APIRouter(prefix="/api/v1/templates", tags=["templates"])
@@ -78,7 +79,7 @@ def _rendered(renderer: Renderer, channels: Mapping[Channel, Mapping[str, str]],
     errors: dict[str, FieldError] = {}
     for channel, parts in channels.items():
         try:
-            rendered[channel] = renderer.render(channel, parts, data)
+            rendered[channel] = renderer.render(channel, parts, completed(data))
         except MissingVariable as error:
             name = f"data.{error.name}"
             errors[name] = FieldError(name, f"is missing; {channel} {error.field} prints it")

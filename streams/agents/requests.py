@@ -34,6 +34,7 @@ from streams.domain import attempts
 from streams.domain.limits import FURTHEST_SECONDS, slot_ends_at
 from streams.domain.planning import NO_CHANNEL, Renders, Surroundings, addresses, plan
 from streams.domain.replays import Again, may_again
+from streams.domain.unsubscribe import UnsubscribeLinks
 from streams.errors import halved, is_refusal, persistently
 from streams.intake import Publishes, new_notification
 from streams.metrics import DEAD, REQUESTS
@@ -92,6 +93,7 @@ class RequestStage:
         self._renderer = renderer
         self._directory = directory
         self._default_locale = settings.default_locale
+        self._links = UnsubscribeLinks.of(settings)
         self._cluster_id = cluster_id
         self._limits = limits or Unlimited()
         self._clock = clock
@@ -282,6 +284,7 @@ class RequestStage:
                 templates=templates.get(one.request.template_id or "", ()),
                 default_locale=self._default_locale,
                 renderer=self._renderer,
+                links=self._links,
             )
             for one, person in zip(asked, persons, strict=True)
         ]

@@ -27,6 +27,7 @@ from streams.domain.mail_headers import (
     safe_text,
     text_header,
 )
+from streams.domain.unsubscribe import unsubscribe_headers
 
 _BASE64_LINE = 76
 
@@ -117,7 +118,10 @@ def envelope(delivery: Delivery, *, default_from: str) -> Envelope:
         cc=_copies(options, to),
         reply_to=mailbox("options.email.reply_to", options.reply_to) if options.reply_to else None,
         subject=_subject(delivery.content),
-        headers=custom_headers("options.email.headers", options.headers),
+        headers=(
+            *custom_headers("options.email.headers", options.headers),
+            *unsubscribe_headers(delivery.unsubscribe_url, options.headers),
+        ),
         tags=tuple(dict.fromkeys(_safe_tag(tag) for tag in options.tags)),
     )
 

@@ -1,18 +1,31 @@
-"""Which variables a template can't do without."""
+"""Which variables a template can't do without, and which the service gives itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jinja2 import nodes
+
+#: Every template has them.
+GIVEN = frozenset({"unsubscribe_url"})
 
 _GUARDING_FILTERS = frozenset({"default", "d"})
 _GUARDING_TESTS = frozenset({"defined", "undefined"})
 
 
+def completed(data: Mapping[str, object], *, unsubscribe_url: str | None = None) -> Mapping[str, object]:
+    """The caller's data and what the service gives: `unsubscribe_url`, empty where nothing is to be ended.
+
+    Where the service has no link, the caller's own may stand in its place.
+    """
+    if unsubscribe_url is not None:
+        return {**data, "unsubscribe_url": unsubscribe_url}
+    return {"unsubscribe_url": "", **data}
+
+
 def required_names(tree: nodes.Template) -> set[str]:
     """Top-level names that are read somewhere without a guard: `default`, or an if with `is defined` around."""
-    return set(_reads(tree.body, frozenset({"loop"})))
+    return set(_reads(tree.body, GIVEN | {"loop"}))
 
 
 def _reads(statements: Sequence[nodes.Node], known: frozenset[str]) -> Iterator[str]:

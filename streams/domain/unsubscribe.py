@@ -1,0 +1,124 @@
+"""Links by which a person ends what they get (RFC 8058): made for each message, readable by this service alone.
+
+A token holds all that is needed, encrypted: the link works for as long as the key does, whatever was deleted since.
+Nobody can read the address in it, nor make one for somebody else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from models.enums import Channel
+from models.settings import Settings
+from models.suppressions import EVERYTHING
+
+PATH = "/api/v1/unsubscribe/"
+#: Longer addresses are broken by some mail programs.
+MAX_CHARACTERS = 400
+
+#: Bound to each token, so that no other use of the key can ever make one.
+_PURPOSE = b"comms unsubscribe 1"
+#: Random, as NIST SP 800-38D allows for 2**32 messages under a key: a mail each second for 136 years.
+_NONCE_BYTES = 12
+_CHANNELS = {Channel.EMAIL: 1, Channel.SMS: 2}
+_CHANNEL_OF = {number: channel for channel, number in _CHANNELS.items()}
+_HAS_NOTIFICATION = 0x80
+_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """Who wants to end what."""
+
+    channel: Channel
+    address: str
+    #: '' for everything.
+    category: str
+    #: The message that the link stood in.
+    notification_id: UUID | None = None
+
+
+class UnsubscribeLinks:
+    """Makes and reads links under one key."""
+
+    def __init__(self, secret_key: str, public_url: str) -> None:
+        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=_PURPOSE).derive(secret_key.encode())
+        self._cipher = AESGCM(key)
+        self._base = public_url.rstrip("/") + PATH
+
+    @classmethod
+    def of(cls, settings: Settings) -> UnsubscribeLinks | None:
+        """Those of this service; None where it has no key or no address of its own."""
+        if not settings.secret_key or not settings.public_url:
+            return None
+        return cls(settings.secret_key, settings.public_url)
+
+    def url(self, leaving: Leaving) -> str:
+        """The address that ends it."""
+        return self._base + self.token(leaving)
+
+    def token(self, leaving: Leaving) -> str:
+        """At most MAX_CHARACTERS. What doesn't fit is left out: first the message, then the category."""
+        for shorter in (leaving, replace(leaving, notification_id=None)):
+            token = self._sealed(shorter)
+            if len(token) <= MAX_CHARACTERS:
+                return token
+        return self._sealed(replace(leaving, notification_id=None, category=EVERYTHING))
+
+    def _sealed(self, leaving: Leaving) -> str:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = nonce + self._cipher.encrypt(nonce, _packed(leaving), _PURPOSE)
+        return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode()
+
+    def read(self, token: str) -> Leaving | None:
+        """What a token says; None for one that is not ours."""
+        if len(token) > MAX_CHARACTERS:
+            return None
+        try:
+            padded = token.encode("ascii") + b"=" * (-len(token) % 4)
+            sealed = base64.b64decode(padded, altchars=b"-_", validate=True)
+            nonce = sealed[:_NONCE_BYTES]
+            return _unpacked(self._cipher.decrypt(nonce, sealed[_NONCE_BYTES:], _PURPOSE))
+        except (UnicodeEncodeError, binascii.Error, ValueError, InvalidTag):
+            return None
+
+
+def _packed(leaving: Leaving) -> bytes:
+    marks = _CHANNELS[leaving.channel]
+    known = b""
+    if leaving.notification_id is not None:
+        marks |= _HAS_NOTIFICATION
+        known = leaving.notification_id.bytes
+    return bytes([marks]) + known + f"{leaving.address}{_SEPARATOR}{leaving.category}".encode()
+
+
+def _unpacked(raw: bytes) -> Leaving:
+    marks, rest = raw[0], raw[1:]
+    notification_id = None
+    if marks & _HAS_NOTIFICATION:
+        notification_id, rest = UUID(bytes=rest[:16]), rest[16:]
+    address, _, category = rest.decode().partition(_SEPARATOR)
+    return Leaving(
+        channel=_CHANNEL_OF[marks & ~_HAS_NOTIFICATION],
+        address=address,
+        category=category,
+        notification_id=notification_id,
+    )
+
+
+def unsubscribe_headers(url: str | None, others: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The headers of RFC 8058; none where there is no link, or where the caller's own headers have one."""
+    theirs = {name.lower() for name in others}
+    if url is None or theirs & {"list-unsubscribe", "list-unsubscribe-post"}:
+        return ()
+    return ("List-Unsubscribe", f"<{url}>"), ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
