@@ -30,6 +30,7 @@ COMMANDS = (
     "status",
     "topics",
     "queues",
+    "providers",
     "dlq",
 )
 

@@ -27,6 +27,11 @@ _COLOURS = {
     "late": "yellow",
     "holding": "red",
     "unattended": "red",
+    # of providers
+    "closed": "green",
+    "degraded": "yellow",
+    "unreachable": "red",
+    "broken": "red",
 }
 
 

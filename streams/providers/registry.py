@@ -35,6 +35,22 @@ def provider_names() -> list[str]:
     return sorted({name for _, name in _PROVIDERS})
 
 
+def build_provider(name: str, settings: Settings, *, inbox: Inbox, announcer: Announcer) -> NotificationProvider:
+    """One provider by itself, whatever the chains are.
+
+    Raises:
+        Refused: naming the setting that it misses.
+        KeyError: when there is no provider of this name.
+    """
+    given = Services(settings=settings, inbox=inbox, announcer=announcer)
+    return _PROVIDERS[channel_of(name), name](given)
+
+
+def channel_of(name: str) -> Channel:
+    """The channel of a provider. Raises KeyError when there is none of this name."""
+    return {known: channel for channel, known in _PROVIDERS}[name]
+
+
 def build_chain(
     channel: Channel, settings: Settings, *, inbox: Inbox, announcer: Announcer
 ) -> list[NotificationProvider]:

@@ -61,6 +61,7 @@ MATRIX = [
     ("GET", "/dlq/replays", {"admin"}),
     ("GET", "/dlq/replays/{uuid}", {"admin"}),
     ("GET", "/dlq/0-0", {"admin"}),
+    ("GET", "/providers", {"admin"}),
     ("GET", "/rate-limits", {"admin"}),
     ("GET", "/rate-limits/channel/sms", {"admin"}),
     ("PUT", "/rate-limits/channel/sms", {"admin"}),

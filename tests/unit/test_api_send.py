@@ -156,6 +156,7 @@ async def test_ready_is_ready_without_redis_and_says_so(client: httpx.AsyncClien
         "kafka": {"ok": True},
         "postgres": {"ok": True},
         "redis": {"ok": False, "missing": "does not answer"},
+        "providers": {},
     }
 
 
