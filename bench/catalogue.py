@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import intake, old_rows, pipeline, replay, trouble
+from bench import intake, old_rows, pipeline, replay, trouble, webhooks
 
 #: Figures, targets and `ok`, as one line.
 Line = dict[str, Any]
@@ -74,6 +74,12 @@ _BENCHES = (
     ),
     Bench("replay", "dead letters replayed a second, and each sent once", replay.replay, quick={"count": 500}),
     Bench("smtp", "notifications/s by SMTP to the mail catcher", pipeline.smtp, quick={"count": 500}),
+    Bench(
+        "webhooks",
+        "events/s taken from a provider's signed callbacks, in batches of 100",
+        webhooks.webhooks,
+        quick={"batches": 40},
+    ),
     Bench(
         "old-rows",
         "the rate with 5 million old notifications in the database (--rows), next to that of an empty one",

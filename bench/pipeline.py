@@ -27,10 +27,12 @@ _TARGETS = {
 
 
 @asynccontextmanager
-async def fresh_system(*, workers: int = 1, to_sink: bool = True) -> AsyncIterator[System]:
+async def fresh_system(*, workers: int = 1, to_sink: bool = True, **settings: str) -> AsyncIterator[System]:
     """A system of its own, gone afterwards."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        async with running_system(Path(folder), workers=workers, to_sink=to_sink) as system:
+        async with running_system(
+            Path(folder), workers=workers, latency_ms=20.0, to_sink=to_sink, **settings
+        ) as system:
             yield system
 
 
