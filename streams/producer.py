@@ -103,10 +103,12 @@ class Publisher:
         if producer is None:
             raise Unavailable("kafka", "not connected yet")
         futures: list[asyncio.Future[Any]] = []
+        stamped = _now_ms()
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
                 async for record in in_turns(records):
-                    futures.append(await self._begin(producer, record))  # noqa: PERF401  kept when the next one raises
+                    # One by one: those that were begun are kept when the next one raises.
+                    futures.append(await self._begin(producer, record, stamped))  # noqa: PERF401
                 # One after the other: they end together, and a gather costs a callback each.
                 written = [await future for future in futures]
         except (KafkaError, TimeoutError) as error:
@@ -118,13 +120,12 @@ class Publisher:
             raise
         return [(meta.partition, meta.offset) for meta in written]
 
-    async def _begin(self, producer: AIOKafkaProducer, record: Outgoing) -> asyncio.Future[Any]:
+    async def _begin(self, producer: AIOKafkaProducer, record: Outgoing, stamped_ms: int) -> asyncio.Future[Any]:
         begun: asyncio.Future[Any] = await producer.send(
             self._settings.kafka_topic_prefix + record.topic,
             record.value,
             key=_NO_KEY if record.key is None else record.key,
-            # A broker refuses what comes from a clock that is an hour ahead, for as long as that is.
-            timestamp_ms=int(now().timestamp() * 1000),
+            timestamp_ms=stamped_ms,
             headers=list(record.headers),
         )
         return begun
@@ -134,11 +135,11 @@ class Publisher:
         try:
             await producer.start()
             try:
-                meta = await (await self._begin(producer, record))
+                meta = await (await self._begin(producer, record, _now_ms()))
             except MessageSizeTooLargeError:
                 size = str(len(record.value or b"")).encode()
                 stub = Outgoing(record.topic, record.key, None, (*_short(record), ("truncated", size)))
-                meta = await (await self._begin(producer, stub))
+                meta = await (await self._begin(producer, stub, _now_ms()))
         except (KafkaError, OSError) as error:
             raise Unavailable("kafka", type(error).__name__) from error
         finally:
@@ -179,6 +180,11 @@ class Publisher:
             **options,
             **client_options(self._settings),
         )
+
+
+def _now_ms() -> int:
+    """By the trusted clock: a broker refuses what comes from one that is an hour ahead, for as long as that is."""
+    return int(now().timestamp() * 1000)
 
 
 class TooLarge(Exception):

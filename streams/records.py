@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -63,9 +63,8 @@ class Incoming:
         )[:1]
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A record to be written. `topic` carries no prefix."""
+class Outgoing(NamedTuple):
+    """A record to be written. `topic` carries no prefix. A tuple, as a notification takes five of them."""
 
     topic: str
     key: bytes | None

@@ -25,7 +25,7 @@ from models.deliveries import Delivery
 from models.enums import Channel, Outcome, Priority
 from models.errors import Refused
 from models.settings import Settings
-from streams.channels.health import Admission, Offer
+from streams.channels.health import Admission, Offer, Snapshot
 from streams.channels.link import Link
 from streams.channels.weights import Shares, Track, effective
 from streams.metrics import FAIL_OVERS
@@ -278,17 +278,21 @@ class Chain:
         return replace(result, outcome=Outcome.BROKEN, retry_after=wait)
 
     def _learn(self, link: Link, admission: Admission, delivery: Delivery, result: DeliveryResult | None) -> None:
-        with self._watching(link):
-            if result is None:
-                link.health.give_back(admission)
-            else:
-                link.health.note(admission, delivery.delivery_id, result, self._clock())
+        before = link.health.snapshot()
+        if result is None:
+            link.health.give_back(admission)
+        else:
+            link.health.note(admission, delivery.delivery_id, result, self._clock())
+        self._tell_since(before, link)
 
     @contextmanager
     def _watching(self, link: Link, *, is_news: bool = True) -> Iterator[None]:
-        """Around all that may change a state: whoever waits is woken, and people are told, and other processes."""
         before = link.health.snapshot()
         yield
+        self._tell_since(before, link, is_news=is_news)
+
+    def _tell_since(self, before: Snapshot, link: Link, *, is_news: bool = True) -> None:
+        """After all that may change a state: whoever waits is woken, and people are told, and other processes."""
         after = link.health.snapshot()
         if after == before:
             return
