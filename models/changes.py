@@ -10,6 +10,16 @@ from models.enums import Outcome, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadDevice:
+    """A push token that its vendor doesn't know any more."""
+
+    platform: str
+    token: str
+    #: Since when, by the vendor's word: one that was registered later is alive. None: it didn't say.
+    dead_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """An attempt with its outcome, as `delivery_logs` keeps it."""
 
@@ -25,6 +35,12 @@ class Attempt:
     finished_at: datetime
     #: How often its lease ran out first.
     takeovers: int = 0
+    #: Of a push message: the devices that the next attempt is for, one bit for each place in `Delivery.devices`.
+    remaining_devices: int | None = None
+    #: Of a push message: how many devices took it in this attempt.
+    reached_devices: int | None = None
+    #: Devices that are no more, to be forgotten with the outcome. Not stored.
+    dead_devices: tuple[DeadDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

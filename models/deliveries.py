@@ -34,6 +34,8 @@ class Delivery(BaseModel):
     #: Where it goes: an e-mail address, a phone number, devices, or nothing for in-app.
     to: str | None = None
     devices: tuple[Device, ...] = ()
+    #: Devices that took it in earlier attempts; `devices` are those that are left.
+    reached: int = Field(default=0, ge=0)
     #: Rendered parts by name, as the channel has them (`subject`, `text`, `html`, `title`, …).
     content: dict[str, str]
     options: Options = Options()
@@ -53,3 +55,8 @@ class Delivery(BaseModel):
     def next_attempt(self, *, tries: int, ambiguous: int) -> Self:
         """The same delivery with the attempt after this one."""
         return self.model_copy(update={"attempt": self.attempt + 1, "tries": tries, "ambiguous": ambiguous})
+
+    def next_devices(self, *, remaining: int, reached: int) -> Self:
+        """The same for the devices of the bits of `remaining`, after `reached` more took it."""
+        left = tuple(device for place, device in enumerate(self.devices) if remaining >> place & 1)
+        return self.model_copy(update={"devices": left, "reached": self.reached + reached})

@@ -81,6 +81,8 @@ class Device(Contract):
     platform: Literal["fcm", "apns"]
     #: No vendor's is longer than some hundred; more would not fit the index.
     token: Annotated[str, Field(pattern=r"^[!-~]{1,2000}$")]
+    #: What the token is, in the vendor's words: FCM tells a Firebase installation's id (`fid`) from a token.
+    kind: Maybe[Annotated[Text, Field(min_length=1, max_length=64)]] = None
 
 
 class Recipient(Contract):

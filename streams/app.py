@@ -20,8 +20,10 @@ from streams.agents.sending import Sender
 from streams.batches import Batches
 from streams.channels.chain import Chain
 from streams.channels.pace import Paces, Unpaced, told_to
+from streams.channels.asked import Calls
 from streams.clock import now
 from streams.delay_line import DelayLine
+from streams.channels.push import PushChain
 from streams.directory import Directory
 from streams.domain.templates import Renderer
 from streams.intake import Publishes
@@ -117,7 +119,7 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
     return [*apps, *tiers, *rooms]
 
 
-def _lanes(parts: Parts, chains: Mapping[Channel, Chain]) -> Iterator[Lane]:
+def _lanes(parts: Parts, chains: Mapping[Channel, Calls]) -> Iterator[Lane]:
     yield from _request_lanes(parts)
     for channel in Channel:
         yield from _channel_lanes(parts, chains[channel])
@@ -154,12 +156,12 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
         yield Lane(name=name, topic=topic, work=work, ahead_records=2 * batch_records)
 
 
-def _chain(parts: Parts, channel: Channel) -> Chain:
+def _chain(parts: Parts, channel: Channel) -> Chain | PushChain:
     told = told_to(parts.limits)
     return Chain(channel, parts.providers[channel], parts.settings, wall_clock=now, on_retry_after=told)
 
 
-def _channel_lanes(parts: Parts, chain: Chain) -> Iterator[Lane]:
+def _channel_lanes(parts: Parts, chain: Calls) -> Iterator[Lane]:
     """The lanes of a channel share its providers' health."""
     for priority in Priority:
         topic = send_topic(chain.channel, priority)
@@ -171,7 +173,7 @@ def _channel_lanes(parts: Parts, chain: Chain) -> Iterator[Lane]:
         )
 
 
-def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Sliding:
+def _sliding(parts: Parts, chain: Calls, priority: Priority, topic: str) -> Sliding:
     stage = DeliveryStage(
         channel=chain.channel,
         priority=priority,
@@ -181,6 +183,10 @@ def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Slid
         clock=now,
     )
     sender = Sender(
+    if channel is Channel.PUSH:
+        return PushChain(
+            parts.providers[channel], parts.settings, limits=parts.limits, wall_clock=now, on_retry_after=told
+        )
         channel=chain.channel,
         priority=priority,
         stage=stage,
@@ -191,3 +197,4 @@ def _sliding(parts: Parts, chain: Chain, priority: Priority, topic: str) -> Slid
         patience_seconds=_PATIENCE_SECONDS[priority],
     )
     return Sliding(sender, topic=parts.settings.kafka_topic_prefix + topic)
+        people=parts.people,

@@ -50,6 +50,17 @@ FAIL_OVERS = Counter(
     "Calls that went on to the next provider of the chain.",
     ["channel", "provider", "to"],
 )
+PROVIDER_ALERTS = Counter(
+    "comms_provider_alerts_total", "Refusals that an operator has to mend, while others go on.", ["provider", "reason"]
+)
+PROVIDER_EVENTS = Counter(
+    "comms_provider_events_total",
+    "What providers told, once each, by what it came to: changed, kept, waiting, or repeated.",
+    ["provider", "kind", "result"],
+)
+PROVIDER_EVENTS_GIVEN_UP = Counter(
+    "comms_provider_events_given_up_total", "Events that matched no delivery within a day.", ["provider"]
+)
 DELAY_LATENESS = Histogram(
     "comms_delay_lateness_seconds", "How late a delayed record went back to its topic.", buckets=_SECONDS
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
+from alembic import op
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -9,8 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.add_column("delivery_logs", sa.Column("remaining_devices", sa.BigInteger(), nullable=True))
+    op.add_column("delivery_logs", sa.Column("reached_devices", sa.SmallInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    pass
+    op.drop_column("delivery_logs", "reached_devices")
+    op.drop_column("delivery_logs", "remaining_devices")

@@ -22,7 +22,9 @@ _PEOPLE = text(
     """
 )
 
-_DEVICES = text("SELECT user_id, platform, token FROM devices WHERE user_id = ANY(:ids) ORDER BY registered_at DESC")
+_DEVICES = text(
+    "SELECT user_id, platform, token, kind FROM devices WHERE user_id = ANY(:ids) ORDER BY registered_at DESC"
+)
 
 
 async def people(connection: AsyncConnection, user_ids: Collection[str]) -> dict[str, Person]:
@@ -31,10 +33,16 @@ async def people(connection: AsyncConnection, user_ids: Collection[str]) -> dict
     rows = (await connection.execute(_PEOPLE, ids)).all()
     devices: dict[str, list[Device]] = defaultdict(list)
     for row in await connection.execute(_DEVICES, ids):
-        devices[row.user_id].append(Device(platform=row.platform, token=row.token))
+        devices[row.user_id].append(_device(row))
     found = {row.user_id: _person(row, tuple(devices.pop(row.user_id, ()))) for row in rows}
     found |= {user: Person(user_id=user, devices=tuple(tokens)) for user, tokens in devices.items()}
     return found
+
+
+def _device(row: Any) -> Device:
+    if row.kind is None:
+        return Device(platform=row.platform, token=row.token)
+    return Device(platform=row.platform, token=row.token, kind=row.kind)
 
 
 def _person(row: Any, devices: tuple[Device, ...]) -> Person:

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from models.changes import DeadDevice
 from models.repositories.arrays import arrays, given
 
 
@@ -33,6 +34,7 @@ class DeviceRow:
     platform: str
     token: str
     user_id: str
+    kind: str | None = None
     registered_at: datetime
 
 
@@ -61,14 +63,14 @@ _UPSERT = text(
 
 _FORGET_DEVICES = text("DELETE FROM devices WHERE user_id = ANY(:ids)")
 
-_DEVICE = {"platform": "text", "token": "text", "user_id": "text", "registered_at": "timestamptz"}
+_DEVICE = {"platform": "text", "token": "text", "user_id": "text", "kind": "text", "registered_at": "timestamptz"}
 
 _REGISTER = text(
     f"""
-    INSERT INTO devices AS d (platform, token, user_id, registered_at)
-    SELECT platform, token, user_id, registered_at FROM {given("g", _DEVICE)} ORDER BY platform, token
+    INSERT INTO devices AS d (platform, token, user_id, kind, registered_at)
+    SELECT platform, token, user_id, kind, registered_at FROM {given("g", _DEVICE)} ORDER BY platform, token
     ON CONFLICT (platform, token) DO UPDATE
-    SET user_id = EXCLUDED.user_id, registered_at = EXCLUDED.registered_at
+    SET user_id = EXCLUDED.user_id, kind = EXCLUDED.kind, registered_at = EXCLUDED.registered_at
     WHERE d.registered_at <= EXCLUDED.registered_at
     """  # noqa: S608
 )
@@ -98,6 +100,28 @@ async def owners(connection: AsyncConnection, rows: Sequence[DeviceRow]) -> set[
     """Whose these push tokens are now; they stay theirs until this transaction ends."""
     found = await connection.execute(_OWNERS, arrays(rows, _TOKEN))
     return {row.user_id for row in found}
+
+
+_DEAD = {"platform": "text", "token": "text", "dead_since": "timestamptz"}
+
+# Locked in the order of registrations. One that was registered after its vendor called it dead is alive.
+_FORGET_DEAD = text(
+    f"""
+    WITH dead AS MATERIALIZED (
+        SELECT d.platform, d.token FROM devices AS d JOIN {given("g", _DEAD)} USING (platform, token)
+        WHERE g.dead_since IS NULL OR d.registered_at < g.dead_since
+        ORDER BY d.platform, d.token FOR UPDATE OF d
+    )
+    DELETE FROM devices AS d USING dead WHERE d.platform = dead.platform AND d.token = dead.token
+    RETURNING d.user_id
+    """  # noqa: S608
+)
+
+
+async def forget_dead(connection: AsyncConnection, dead: Sequence[DeadDevice]) -> set[str]:
+    """Removes push tokens that their vendor doesn't know any more. Returns whose they were."""
+    removed = await connection.execute(_FORGET_DEAD, arrays(dead, _DEAD))
+    return {row.user_id for row in removed}
 
 
 async def register_devices(connection: AsyncConnection, rows: Sequence[DeviceRow]) -> None:

@@ -230,6 +230,7 @@ _CLAIM = text(
     )
     SELECT j.delivery_id, j.generation, j.attempt, j.forbidden, c.takeovers AS won_takeovers,
            l.outcome, l.provider, l.provider_message_id, l.reason, l.retry_at, l.finished_at, l.takeovers,
+           l.remaining_devices, l.reached_devices,
            (l.source_partition, l.source_offset) <> (j.source_partition, j.source_offset) AS is_copy
     FROM judged AS j
     LEFT JOIN claimed AS c USING (delivery_id, generation, attempt)
@@ -289,6 +290,8 @@ def _attempt(row: Any) -> Attempt:
         retry_at=row.retry_at,
         finished_at=row.finished_at,
         takeovers=row.takeovers,
+        remaining_devices=row.remaining_devices,
+        reached_devices=row.reached_devices,
     )
 
 
@@ -302,13 +305,16 @@ _FINISHED = {
     "reason": "text",
     "retry_at": "timestamptz",
     "finished_at": "timestamptz",
+    "remaining_devices": "bigint",
+    "reached_devices": "smallint",
 }
 
 _FINISH = text(
     f"""
     UPDATE delivery_logs AS l
     SET outcome = g.outcome, provider = g.provider, provider_message_id = g.provider_message_id,
-        reason = g.reason, retry_at = g.retry_at, finished_at = g.finished_at
+        reason = g.reason, retry_at = g.retry_at, finished_at = g.finished_at,
+        remaining_devices = g.remaining_devices, reached_devices = g.reached_devices
     FROM {given("g", _FINISHED)}
     WHERE l.delivery_id = g.delivery_id AND l.generation = g.generation AND l.attempt = g.attempt
       AND l.outcome IS NULL

@@ -38,3 +38,6 @@ class DeliveryLog(Table):
     #: When the next attempt is due, decided once with the outcome.
     retry_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    #: Of a push message: which of its devices the next attempt is for, one bit each; and how many took it.
+    remaining_devices: Mapped[int | None] = mapped_column(BigInteger)
+    reached_devices: Mapped[int | None] = mapped_column(SmallInteger)

@@ -82,6 +82,7 @@ class ContactStage:
                     platform=device.platform,
                     token=device.token,
                     user_id=one.row.user_id,
+                    kind=device.kind,
                     registered_at=one.row.updated_at,
                 )
                 for one in sorted(taken, key=lambda one: one.row.updated_at)  # a token is whose who named it last

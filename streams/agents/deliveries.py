@@ -20,6 +20,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -32,6 +33,7 @@ from models.events import FailedEvent, SentEvent
 from models.repositories import dead_letters as index
 from models.repositories import deliveries as table
 from models.repositories import outbox
+from models.repositories.contact_records import forget_dead
 from models.repositories.deliveries import AttemptKey, Claim
 from models.repositories.notifications import lock
 from models.requests import parse
@@ -44,7 +46,8 @@ from streams.domain.attempts import Effects, effects
 from streams.errors import halved, persistently
 from streams.intake import Publishes, scheduled
 from streams.metrics import DEAD, HELD_BACK, RETRIES
-from streams.providers.base import DeliveryResult
+from streams.people_versions import NoVersions, TellsOfChanges
+from streams.providers.base import DeliveryResult, FanOut
 from streams.records import CONTENT_TYPE, Incoming, Outgoing
 from streams.suppression import drop_dead
 from streams.topics import FAILED, SENT, STATUS, send_topic
@@ -63,6 +66,8 @@ _FORBIDDEN = {
 }
 #: The word of a claim for bulk whose category is held back; nothing of the delivery changes.
 _PAUSED = "paused"
+#: What could not be asked for some devices is asked again after so long at the least.
+PUT_OFF = timedelta(seconds=1)
 #: After that it asks again, and some of it a little later, so that it doesn't come back all at once.
 PAUSE = timedelta(minutes=10)
 _SPREAD = timedelta(minutes=5)
@@ -122,9 +127,12 @@ class DeliveryStage:
         engine: AsyncEngine,
         publisher: Publishes,
         settings: Settings,
+        people: TellsOfChanges | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._channel = channel
+        #: Told of devices that are forgotten; other channels have none.
+        self._people = people if people is not None and channel is Channel.PUSH else NoVersions()
         self._priority = priority
         self._engine = engine
         #: For the claim, which is one statement and so its own transaction.
@@ -184,6 +192,9 @@ class DeliveryStage:
         status = _FORBIDDEN.get(reason)
         if status is None:
             return  # sent, ended or replaced meanwhile: nothing new to tell
+        if one.delivery.reached and status is not Status.CANCELLED:
+            self._follow(one, attempts.reached_already(one.delivery, self._clock(), reason), results)
+            return
         results.changes.append(attempts.change(one.delivery, status, reason=reason))
         told = attempts.status_event(one.delivery, status, self._clock(), reason=reason)
         results.records.append(Outgoing(STATUS, one.record.key, told.value()))
@@ -208,9 +219,12 @@ class DeliveryStage:
 
     def attempt(self, delivery: Delivery, claim: Claim, result: DeliveryResult) -> Attempt:
         """A call's result as it is stored, with what follows decided once and for all."""
-        now = self._clock()
+        now, fan_out, outcome = self._clock(), result.fan_out, result.outcome
         retry_at = None
-        if result.outcome is not Outcome.SENT:
+        if fan_out is not None and not fan_out.is_try:
+            # Stored as `broken`: the devices that are left could not be asked, so this attempt counts for no try.
+            outcome, retry_at = Outcome.BROKEN, now + max(result.retry_after or PUT_OFF, PUT_OFF)
+        elif outcome is not Outcome.SENT:
             decision = retry.decide(
                 result.outcome,
                 policy=self._policy,
@@ -225,13 +239,14 @@ class DeliveryStage:
             delivery_id=delivery.delivery_id,
             generation=delivery.generation,
             attempt=delivery.attempt,
-            outcome=result.outcome,
+            outcome=outcome,
             provider=result.provider,
             provider_message_id=_storable(result.provider_message_id),
             reason=_storable(result.reason),
             retry_at=retry_at,
             finished_at=now,
             takeovers=claim.takeovers,
+            **_devices(fan_out),
         )
 
     def _follow(self, one: Taken, attempt: Attempt, results: Results) -> None:
@@ -284,7 +299,8 @@ class DeliveryStage:
             return caused
         notifications = {each.taken.delivery.notification_id for each in called}
         notifications |= {change.notification_id for change in caused.changes}
-        async with self._engine.begin() as connection:
+        dead = [device for each in called for device in each.attempt.dead_devices]
+        async with self._people.changing() as people, self._engine.begin() as connection:
             # Notifications before attempts, as a claim takes them; the other way round they could wait for each other.
             await lock(connection, sorted(notifications))
             stored = await table.finish(connection, [each.attempt for each in called]) if called else {}
@@ -295,6 +311,8 @@ class DeliveryStage:
             if caused.scheduled:
                 await outbox.schedule(connection, caused.scheduled)
             await table.advance(connection, caused.changes, is_locked=True)
+            if dead:
+                await people.also(*await forget_dead(connection, dead))
         return caused
 
     async def tell(self, results: Results) -> None:
@@ -333,6 +351,16 @@ def _dead_addresses(called: Sequence[Called], stored: Mapping[AttemptKey, Attemp
         if (attempt := stored[each.taken.key]).outcome is Outcome.TARGET_DEAD
         and (delivery := each.taken.delivery).to is not None
     ]
+
+
+def _devices(fan_out: FanOut | None) -> dict[str, Any]:
+    if fan_out is None:
+        return {}
+    return {
+        "remaining_devices": fan_out.remaining or None,
+        "reached_devices": fan_out.reached,
+        "dead_devices": fan_out.dead,
+    }
 
 
 def _schedule_id(delivery: Delivery) -> UUID:

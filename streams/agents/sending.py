@@ -20,7 +20,8 @@ import structlog
 from models.enums import Channel, Outcome, Priority
 from models.repositories.deliveries import AttemptKey, Claim
 from streams.agents.deliveries import Called, DeliveryStage, Results, Taken
-from streams.channels.chain import Chain, Hold, Turn
+from streams.channels.asked import Calls
+from streams.channels.chain import Hold, Turn
 from streams.channels.pace import Paces
 from streams.conditions import Condition
 from streams.metrics import BATCH_SECONDS, QUEUE_AGE, RECORDS
@@ -75,7 +76,7 @@ class Sender:
         channel: Channel,
         priority: Priority,
         stage: DeliveryStage,
-        chain: Chain,
+        chain: Calls,
         limits: Paces,
         lease_seconds: float,
         linger_seconds: float = 0.0,

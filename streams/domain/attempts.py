@@ -35,7 +35,26 @@ def effects(delivery: Delivery, attempt: Attempt) -> Effects:
         return _sent(delivery, attempt)
     if attempt.retry_at is not None:
         return _retried(delivery, attempt, attempt.retry_at)
+    if delivery.reached or attempt.reached_devices:
+        # A push message that some of its devices took: the others don't make it fail.
+        return _sent(delivery, attempt)
     return _failed(delivery, attempt)
+
+
+def reached_already(delivery: Delivery, at: datetime, reason: str) -> Attempt:
+    """What stands in the place of an attempt that must not be made, where earlier ones reached some devices: it was
+    sent, and `reason` is why the others are left out."""
+    return Attempt(
+        delivery_id=delivery.delivery_id,
+        generation=delivery.generation,
+        attempt=delivery.attempt,
+        outcome=Outcome.SENT,
+        provider=None,
+        provider_message_id=None,
+        reason=reason,
+        retry_at=None,
+        finished_at=at,
+    )
 
 
 def status_event(
@@ -108,7 +127,11 @@ def _sent(delivery: Delivery, attempt: Attempt) -> Effects:
 
 def _retried(delivery: Delivery, attempt: Attempt, retry_at: datetime) -> Effects:
     unknown = attempt.outcome is Outcome.AMBIGUOUS
-    following = delivery.next_attempt(tries=delivery.tries + 1, ambiguous=delivery.ambiguous + unknown)
+    # A push message goes on although one of its providers is broken, for the devices of the other: no try is burnt.
+    is_try = attempt.outcome is not Outcome.BROKEN
+    following = delivery.next_attempt(tries=delivery.tries + is_try, ambiguous=delivery.ambiguous + unknown)
+    if attempt.remaining_devices is not None:
+        following = following.next_devices(remaining=attempt.remaining_devices, reached=attempt.reached_devices or 0)
     told = status_event(
         delivery, Status.RETRYING, attempt.finished_at, reason=attempt.reason, provider=attempt.provider
     )

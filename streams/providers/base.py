@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar
 
+from models.changes import DeadDevice
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome, Status
 
@@ -40,6 +41,20 @@ class Reach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FanOut:
+    """How a push message fared on its devices, where it went to several or one of them is dead."""
+
+    #: The devices that the next attempt is for, one bit for each place in `Delivery.devices`.
+    remaining: int
+    #: How many took it.
+    reached: int
+    #: Those to forget.
+    dead: tuple[DeadDevice, ...] = ()
+    #: False: what remains could not be asked at all, so that no try is burnt.
+    is_try: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryResult:
     """How one call to a provider ended."""
 
@@ -55,6 +70,8 @@ class DeliveryResult:
     reach: Reach = Reach.ANSWERED
     #: For `target_dead`: since when, by the vendor's word. A device registered later is alive.
     dead_since: datetime | None = None
+    #: Of a push message, where one result doesn't say it all.
+    fan_out: FanOut | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from models.enums import Channel
 from models.errors import Refused
 from models.settings import Settings
+from streams.providers.apns import ApnsProvider
 from streams.providers.base import NotificationProvider
+from streams.providers.fcm import FcmProvider
 from streams.providers.in_app import Announcer, InAppProvider, Inbox
 from streams.providers.sendgrid import SendGridProvider
 from streams.providers.smtp import SmtpProvider
@@ -27,6 +29,9 @@ _PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]
     (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings),
     (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings),
     (Channel.IN_APP, "in_app"): lambda given: InAppProvider(inbox=given.inbox, announcer=given.announcer),
+    (Channel.PUSH, "fcm"): lambda given: FcmProvider(given.settings),
+    (Channel.PUSH, "apns"): lambda given: ApnsProvider(given.settings),
+    (Channel.SMS, "twilio"): lambda given: TwilioProvider(given.settings),
 }
 
 
