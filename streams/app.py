@@ -18,12 +18,12 @@ from streams.agents.deliveries import DeliveryStage
 from streams.agents.requests import RequestStage, Reserves, Unlimited
 from streams.agents.sending import Sender
 from streams.batches import Batches
+from streams.channels.asked import Calls
 from streams.channels.chain import Chain
 from streams.channels.pace import Paces, Unpaced, told_to
-from streams.channels.asked import Calls
+from streams.channels.push import PushChain
 from streams.clock import now
 from streams.delay_line import DelayLine
-from streams.channels.push import PushChain
 from streams.directory import Directory
 from streams.domain.templates import Renderer
 from streams.intake import Publishes
@@ -158,6 +158,10 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
 
 def _chain(parts: Parts, channel: Channel) -> Chain | PushChain:
     told = told_to(parts.limits)
+    if channel is Channel.PUSH:
+        return PushChain(
+            parts.providers[channel], parts.settings, limits=parts.limits, wall_clock=now, on_retry_after=told
+        )
     return Chain(channel, parts.providers[channel], parts.settings, wall_clock=now, on_retry_after=told)
 
 
@@ -180,13 +184,10 @@ def _sliding(parts: Parts, chain: Calls, priority: Priority, topic: str) -> Slid
         engine=parts.engine,
         publisher=parts.publisher,
         settings=parts.settings,
+        people=parts.people,
         clock=now,
     )
     sender = Sender(
-    if channel is Channel.PUSH:
-        return PushChain(
-            parts.providers[channel], parts.settings, limits=parts.limits, wall_clock=now, on_retry_after=told
-        )
         channel=chain.channel,
         priority=priority,
         stage=stage,
@@ -197,4 +198,3 @@ def _sliding(parts: Parts, chain: Calls, priority: Priority, topic: str) -> Slid
         patience_seconds=_PATIENCE_SECONDS[priority],
     )
     return Sliding(sender, topic=parts.settings.kafka_topic_prefix + topic)
-        people=parts.people,
