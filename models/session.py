@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,8 @@ from models.settings import Settings
 #: do probes on an idle one. (A server that hangs has a kernel that acknowledges: there the timeouts below count.)
 _SILENCE = timedelta(seconds=10)
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+#: A connection that was given back so lately needs no check before it is used again: that takes three round trips.
+_FRESH_SECONDS = 0.5
 
 
 def create_engine(
@@ -33,8 +36,8 @@ def create_engine(
 ) -> AsyncEngine:
     """An engine whose connections call themselves `name`. Connects on first use, not here.
 
-    `check_before_use` finds the dead connections that a restarted server leaves in the pool, for a round trip each
-    time; whoever repeats failed work anyhow does without.
+    `check_before_use` finds the dead connections that a restarted server leaves in the pool; whoever repeats failed
+    work anyhow does without.
 
     `is_patient` is for work that nobody waits for. Where people wait, it is False: each step ends within 2 s (4 s for
     a statement), and while the database does not answer, only one caller at a time waits for it; the others get
@@ -67,6 +70,8 @@ def create_engine(
     )
     if circuit is not None:
         _guard(engine, circuit)
+    if check_before_use:
+        _check_only_idle(engine)
     return engine
 
 
@@ -104,6 +109,22 @@ def _guard(engine: AsyncEngine, circuit: Circuit) -> None:
     event.listen(engine.sync_engine, "checkout", taken)
 
 
+def _check_only_idle(engine: AsyncEngine) -> None:
+    dialect = engine.sync_engine.dialect
+    check = dialect.do_ping
+
+    def given_back(connection: Any, *_: Any) -> None:
+        if connection is not None:  # it was found dead
+            connection.driver_connection.given_back_at = time.monotonic()
+
+    def check_idle(connection: Any) -> bool:
+        is_fresh = time.monotonic() - connection.driver_connection.given_back_at < _FRESH_SECONDS
+        return is_fresh or check(connection)
+
+    event.listen(engine.sync_engine, "checkin", given_back)
+    dialect.do_ping = check_idle  # type: ignore[method-assign, assignment]
+
+
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that ends when a statement on it is given up, by timeout or by its caller.
 
@@ -113,8 +134,8 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
     """
 
     circuit: Circuit | None = None
-    #: When it was last taken from the pool.
-    taken_at = float("-inf")
+    #: When it was last taken from the pool, and last given back.
+    taken_at = given_back_at = float("-inf")
 
     async def _cancel(self, waiter: asyncio.Future[None], cancel_waiter: asyncio.Future[None] | None = None) -> None:
         try:
