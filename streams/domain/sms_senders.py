@@ -28,6 +28,11 @@ def sender_for(to: str, senders: Mapping[str, str], default: str | None) -> str 
 @lru_cache(maxsize=4096)
 def region_of(to: str) -> str | None:
     """The country of an E.164 number, as in `DE`; None where it has none."""
+    # Most calling codes are one country's, which spares the parsing. None begins like another.
+    for length in (1, 2, 3):
+        regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(_digits(to[1 : 1 + length]), ())
+        if len(regions) == 1 and to[:1] == "+":
+            return None if regions[0] == _NO_COUNTRY else str(regions[0])
     try:
         number = phonenumbers.parse(to)
     except phonenumbers.NumberParseException:
@@ -36,3 +41,7 @@ def region_of(to: str) -> str | None:
         number.country_code or 0
     )
     return None if region in (_NO_COUNTRY, phonenumbers.UNKNOWN_REGION) else region
+
+
+def _digits(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0

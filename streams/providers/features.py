@@ -1,4 +1,4 @@
-"""What a request may ask of an e-mail vendor. The rest is refused by name, never dropped in silence."""
+"""What a request may ask of a vendor. The rest is refused by name, never dropped in silence."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ def refuse_unsupported(delivery: Delivery, *, provider: str, takes: Collection[s
     """
     if delivery.options.email is not None and delivery.options.email.attachments:
         raise UnsupportedFeature("options.email.attachments", provider)
+    refuse_unknown(delivery, provider=provider, takes=takes)
+
+
+def refuse_unknown(delivery: Delivery, *, provider: str, takes: Collection[str] = ()) -> None:
+    """The same for `options.provider` alone, where the options of other channels are not this vendor's to judge.
+
+    Raises:
+        UnsupportedFeature: for the first key that isn't among `takes`.
+    """
     for key in delivery.options.provider or {}:
         if key not in takes:
             # The key is the caller's text: it is repeated only where it looks like a name.

@@ -14,6 +14,7 @@ from streams.providers.fcm import FcmProvider
 from streams.providers.in_app import Announcer, InAppProvider, Inbox
 from streams.providers.sendgrid import SendGridProvider
 from streams.providers.smtp import SmtpProvider
+from streams.providers.twilio import TwilioProvider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
