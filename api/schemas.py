@@ -41,18 +41,12 @@ class _Parts(Contract):
 
 
 class EmailParts(_Parts):
-    """`html`, `text`, or both."""
+    """`html`, `text`, or both; `mjml` may stand in place of `html`."""
 
     subject: Source
-    html: Maybe[Source] = None
-    text: Maybe[Source] = None
-    mjml: Annotated[Maybe[Source], Field(description="Not offered by this version: refused.")] = None
-
-    @model_validator(mode="after")
-    def _is_offered(self) -> Self:
-        if self.mjml is not None:
-            raise ValueError("MJML is not offered by this version; send html")
-        return self
+    html: Annotated[Maybe[Source], Field(description="The rules of its <style> are written into the tags.")] = None
+    text: Annotated[Maybe[Source], Field(description="Absent: made from the html.")] = None
+    mjml: Annotated[Maybe[Source], Field(description="MJML, in place of `html`; becomes html when used.")] = None
 
 
 class SmsParts(_Parts):

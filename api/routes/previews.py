@@ -37,8 +37,9 @@ _RENDERED = {
     "/preview",
     **operation(
         "Preview parts that are not saved",
-        "Renders them with `data` by the same sandbox as notifications. What is wrong is named: a part that breaks a "
-        "rule, or a variable that `data` lacks.",
+        "Renders them with `data` by the same sandbox as notifications. An e-mail is shown as it would be sent: css in "
+        "its tags, MJML as html, and with the text made from html where it has none of its own. What is wrong is "
+        "named: a part that breaks a rule, or a variable that `data` lacks.",
         takes=UnsavedPreviewBody,
         takes_example={"channels": VIEW["channels"], "data": _DATA},
         answer=PreviewView,
@@ -70,16 +71,21 @@ async def preview(key: PathKey, request: Request, _: Service) -> Response:
         locale, exact = body.locale or services.settings.default_locale, body.locale is not None
         stored = await find(connection, key, known, locale, body.version, exact=exact)
     channels = stored.channels if body.channels is None else body.channels.parts()
-    return _rendered(services.renderer, channels, body.data)
+    return _rendered(services.renderer, channels, body.data, stored.locale)
 
 
-def _rendered(renderer: Renderer, channels: Mapping[Channel, Mapping[str, str]], data: Mapping[str, Any]) -> Response:
+def _rendered(
+    renderer: Renderer,
+    channels: Mapping[Channel, Mapping[str, str]],
+    data: Mapping[str, Any],
+    locale: str | None = None,
+) -> Response:
     check(channels)
     rendered: dict[str, dict[str, str]] = {}
     errors: dict[str, FieldError] = {}
     for channel, parts in channels.items():
         try:
-            rendered[channel] = renderer.render(channel, parts, completed(data))
+            rendered[channel] = renderer.render(channel, parts, completed(data), locale=locale)
         except MissingVariable as error:
             name = f"data.{error.name}"
             errors[name] = FieldError(name, f"is missing; {channel} {error.field} prints it")

@@ -40,8 +40,16 @@ Unsubscribed = Mapping[tuple[str, str, str], Collection[SuppressionReason]]
 class Renders(Protocol):
     """The part of the renderer that planning needs."""
 
-    def render(self, channel: str, parts: Mapping[str, str], data: Mapping[str, object]) -> dict[str, str]:
-        """Rendered parts; raises TemplateError."""
+    def render(
+        self,
+        channel: str,
+        parts: Mapping[str, str],
+        data: Mapping[str, object],
+        *,
+        locale: str | None = None,
+        reader_locale: str | None = None,
+    ) -> dict[str, str]:
+        """Rendered parts; raises TemplateError. `locale` is that of the parts, `reader_locale` the person's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +186,12 @@ def _content(
 ) -> dict[str, str]:
     if request.content is not None:
         parts: Mapping[str, str] = parts_for(channel, request.content.parts())
+        written_in = locale
     else:
-        parts = pick_template(around.templates, channel, locale, around.default_locale).parts
-    return around.renderer.render(channel, parts, completed(request.data, unsubscribe_url=leave))
+        template = pick_template(around.templates, channel, locale, around.default_locale)
+        parts, written_in = template.parts, template.locale
+    data = completed(request.data, unsubscribe_url=leave)
+    return around.renderer.render(channel, parts, data, locale=written_in, reader_locale=locale)
 
 
 def pick_template(templates: Sequence[Template], channel: Channel, locale: str | None, default_locale: str) -> Template:

@@ -11,12 +11,13 @@ from streams.domain.template_urls import safe_url
 _ATTRIBUTE = re.compile(r"[A-Za-z_@:][\w.:-]*", re.ASCII)
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """A set of words."""
     return frozenset(text.split())
 
 
 #: What mail clients show. Nothing that runs, loads a document, or asks for input.
-ELEMENTS = _words(
+ELEMENTS = words(
     "html head body title meta style table thead tbody tfoot tr td th caption col colgroup p div span a img br hr "
     "h1 h2 h3 h4 h5 h6 ul ol li dl dt dd b i u s em strong small big sub sup font center blockquote pre code abbr "
     "acronym address article aside section header footer main nav figure figcaption picture del ins mark q cite kbd "
@@ -25,7 +26,7 @@ ELEMENTS = _words(
 #: Their content is text up to the end tag, whatever it looks like.
 RAW_TEXT = frozenset({"style", "title"})
 #: Attributes that hold an address.
-LINKS = _words(
+LINKS = words(
     "href src action formaction background cite poster longdesc lowsrc dynsrc data xlink:href usemap ping profile "
     "manifest codebase classid archive icon"
 )

@@ -118,7 +118,7 @@ def parse(environment: Environment, source: str, *, max_chars: int, html: bool) 
         raise SourceProblem("nested too deeply") from None
     except (ValueError, OverflowError):
         raise SourceProblem("a literal that can't be read") from None
-    _check_tree(environment, tree, html=html)
+    check_tree(environment, tree, html=html)
     return tree
 
 
@@ -182,7 +182,8 @@ def _walk(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int, int]]:
         stack.extend((child, depth + 1, inner) for child in node.iter_child_nodes())
 
 
-def _check_tree(environment: Environment, tree: nodes.Template, *, html: bool) -> None:
+def check_tree(environment: Environment, tree: nodes.Template, *, html: bool) -> None:
+    """The allow-list; raises SourceProblem. Parsing asks it, and so does whoever changes a tree afterwards."""
     callees: set[int] = set()
     attribute_owners: set[int] = set()
     for count, (node, depth, loops) in enumerate(_walk(tree)):

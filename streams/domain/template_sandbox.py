@@ -149,7 +149,10 @@ class _Code(CodeGenerator):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """One environment per format: `html` escapes every printed value, text none."""
+    """One environment per format: `html` escapes every printed value, text none.
+
+    `as_html` is for text that was written as html: its filters mean the same there.
+    """
 
     code_generator_class = _Code
     context_class = MeteredContext
@@ -157,13 +160,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_unops = frozenset({"+", "-"})
     lookup = staticmethod(lookup)
 
-    def __init__(self, *, html: bool) -> None:
+    def __init__(self, *, html: bool, as_html: bool = False) -> None:
         super().__init__(
             undefined=MissingValue, autoescape=html, optimized=False, cache_size=0, extensions=[TokenRules]
         )
         self.globals.clear()
         filters = dict(FILTERS)
-        if html:
+        if html or as_html:
             filters |= {"e": filters["string"], "escape": filters["string"]}
         self.filters = {name: _metered(function) for name, function in filters.items()}
         self.filters |= {name: pass_context(function) for name, function in _INTERNAL.items()}

@@ -16,6 +16,8 @@ from typing import Literal
 from jinja2 import TemplateError as JinjaError
 from jinja2 import UndefinedError, nodes
 
+from streams.domain.direction import has_right_to_left_letters, is_right_to_left, right_to_left
+from streams.domain.template_css import inline_css
 from streams.domain.template_errors import (
     MissingVariable,
     RenderFailed,
@@ -25,7 +27,9 @@ from streams.domain.template_errors import (
     WorkProblem,
 )
 from streams.domain.template_html import places_of
-from streams.domain.template_rules import parse
+from streams.domain.template_mjml import html_of
+from streams.domain.template_plain import laid_out, make_plain
+from streams.domain.template_rules import check_tree, parse
 from streams.domain.template_sandbox import MeteredContext, RootFunction, Sandbox
 from streams.domain.template_urls import is_web_link
 from streams.domain.template_variables import required_names
@@ -49,8 +53,9 @@ __all__ = [
 class PartRule:
     """What a part may be."""
 
-    #: `html` escapes values and checks the markup; `text` doesn't.
-    format: Literal["text", "html"] = "text"
+    #: `html` escapes values and checks the markup, `mjml` becomes html first, `text` does neither; `plain` is what
+    #: html says, as text.
+    format: Literal["text", "html", "mjml", "plain"] = "text"
     #: Of the rendered part, in characters; and nothing is larger than 256 KiB of UTF-8.
     max_chars: int = 65_536
     #: Subjects and titles: line breaks become spaces, so that none can begin a header.
@@ -58,6 +63,8 @@ class PartRule:
     required: bool = False
     #: The rendered part must be an http(s) address or an absolute path, or empty.
     link: bool = False
+    #: For `plain`: whether the source is html or mjml.
+    of: Literal["html", "mjml"] = "html"
 
     @property
     def max_source(self) -> int:
@@ -74,6 +81,8 @@ PARTS: Mapping[str, Mapping[str, PartRule]] = {
         "subject": PartRule(max_chars=998, single_line=True, required=True),
         "html": PartRule(format="html", max_chars=MAX_BYTES),
         "text": PartRule(max_chars=MAX_BYTES),
+        # In place of html, and html is what it renders to.
+        "mjml": PartRule(format="mjml", max_chars=MAX_BYTES),
     },
     # Twilio's limit for one message, about ten segments.
     "sms": {"text": PartRule(max_chars=1_600, required=True)},
@@ -97,7 +106,14 @@ _FALLBACKS = {"title": "subject", "body": "text", "subject": "title", "text": "b
 
 _LINE_BREAKS = re.compile("[\t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029][ \t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]*")
 
-_SANDBOXES = {"text": Sandbox(html=False), "html": Sandbox(html=True)}
+#: The text part where a template has none.
+_PLAIN_OF = {
+    "html": PartRule(format="plain", max_chars=MAX_BYTES),
+    "mjml": PartRule(format="plain", of="mjml", max_chars=MAX_BYTES),
+}
+
+_HTML = Sandbox(html=True)
+_SANDBOXES = {"text": Sandbox(html=False), "html": _HTML, "mjml": _HTML, "plain": Sandbox(html=False, as_html=True)}
 
 
 def check_parts(channel: str, parts: Mapping[str, str]) -> list[TemplateError]:
@@ -116,7 +132,7 @@ def variables(parts: Mapping[str, str], channel: str) -> set[str]:
         if rule is None:
             continue
         try:
-            names |= required_names(_tree(rule, source))
+            names |= required_names(_parsed(rule.format, rule, source))
         except SourceProblem:
             continue
     return names
@@ -146,12 +162,40 @@ class Renderer:
     def __init__(self, *, cache_size: int = 1000) -> None:
         self._compiled = _Cache(max_entries=cache_size)
 
-    def render(self, channel: str, parts: Mapping[str, str], data: Mapping[str, object]) -> dict[str, str]:
-        """Each part filled in with the data. Raises the first TemplateError; nothing else, whatever the data."""
+    def render(
+        self,
+        channel: str,
+        parts: Mapping[str, str],
+        data: Mapping[str, object],
+        *,
+        locale: str | None = None,
+        reader_locale: str | None = None,
+    ) -> dict[str, str]:
+        """Each part filled in with the data; `mjml` as `html`, and a text made from html where there is none.
+
+        `locale` is the language of the parts: html in one that is written from right to left says so. So does html
+        with letters of such a language where the person (`reader_locale`) reads one.
+
+        Raises the first TemplateError; nothing else, whatever the data.
+        """
         for problem in _shape_problems(channel, parts):
             raise problem
         rules, meter = _rules_of(channel), Meter()
-        return {part: self._render_part(part, rules[part], source, data, meter) for part, source in parts.items()}
+        rendered = {part: self._render_part(part, rules[part], source, data, meter) for part, source in parts.items()}
+        if channel == "email":
+            self._complete_email(rendered, parts, data)
+            if "html" in rendered:
+                rendered["html"] = _directed(rendered["html"], locale, reader_locale)
+        return rendered
+
+    def _complete_email(self, rendered: dict[str, str], parts: Mapping[str, str], data: Mapping[str, object]) -> None:
+        if "mjml" in rendered:
+            rendered["html"] = rendered.pop("mjml")
+        if "html" in rendered and "text" not in rendered:
+            rule = _PLAIN_OF["mjml" if "mjml" in parts else "html"]
+            text = self._render_part(rule.of, rule, parts[rule.of], data, Meter())
+            if text:
+                rendered["text"] = text
 
     def _render_part(self, part: str, rule: PartRule, source: str, data: Mapping[str, object], meter: Meter) -> str:
         context = MeteredContext(_SANDBOXES[rule.format], data, None, {})  # type: ignore[arg-type]  # only read
@@ -170,6 +214,14 @@ class Renderer:
             raise RenderFailed(part, f"an expression fails with this data ({type(error).__name__})") from None
 
 
+def _directed(html: str, locale: str | None, reader_locale: str | None) -> str:
+    if locale is not None and is_right_to_left(locale):
+        return right_to_left(html, locale)
+    if reader_locale is not None and is_right_to_left(reader_locale) and has_right_to_left_letters(html):
+        return right_to_left(html, reader_locale)
+    return html
+
+
 def _collect(chunks: Iterator[str], max_chars: int) -> str:
     """The output, given up as soon as it is too long."""
     pieces, length = [], 0
@@ -182,6 +234,8 @@ def _collect(chunks: Iterator[str], max_chars: int) -> str:
 
 
 def _finished(rule: PartRule, text: str) -> str:
+    if rule.format == "plain":
+        return laid_out(text)
     if rule.single_line and not text.isprintable():
         text = _LINE_BREAKS.sub(" ", text)
     if rule.single_line:
@@ -212,8 +266,10 @@ def _shape_problems(channel: str, parts: Mapping[str, str]) -> Iterator[Template
     for part, rule in rules.items():
         if rule.required and part not in parts:
             yield TemplateRefused(part, f"is required for {channel}")
-    if channel == "email" and not {"html", "text"} & parts.keys():
+    if channel == "email" and not {"html", "text", "mjml"} & parts.keys():
         yield TemplateRefused("html", "an email needs html or text")
+    if channel == "email" and {"html", "mjml"} <= parts.keys():
+        yield TemplateRefused("mjml", "stands in place of html, not beside it")
 
 
 def _name(part: str) -> str:
@@ -235,7 +291,7 @@ def _source_problems(channel: str, parts: Mapping[str, str]) -> Iterator[Templat
 
 def _check_literal(rule: PartRule, source: str) -> None:
     """A part without any expression can be checked whole before there is data."""
-    if "{%" in source or "{{" in source or "{#" in source:
+    if "{%" in source or "{{" in source or "{#" in source or rule.format == "mjml":
         return
     try:
         if len(source) > rule.max_chars:
@@ -245,15 +301,45 @@ def _check_literal(rule: PartRule, source: str) -> None:
         raise SourceProblem(str(error)) from None
 
 
-def _tree(rule: PartRule, source: str) -> nodes.Template:
-    html = rule.format == "html"
-    return parse(_SANDBOXES[rule.format], source, max_chars=rule.max_source, html=html)
+def _parsed(kind: str, rule: PartRule, source: str) -> nodes.Template:
+    """The syntax tree of an acceptable source, as its author wrote it."""
+    return parse(_SANDBOXES[kind], source, max_chars=rule.max_source, html=kind != "text")
+
+
+def _tree(kind: str, rule: PartRule, source: str) -> tuple[nodes.Template, dict[int, str]]:
+    """The tree to compile, and where in the markup its expressions stand; raises SourceProblem."""
+    tree = _parsed(kind, rule, source)
+    if kind == "mjml":
+        source = html_of(_HTML, source, max_chars=rule.max_source)
+        tree = _parsed("html", rule, source)
+    if kind == "text":
+        return tree, {}
+    places = places_of(tree)
+    return _inlined(tree, rule, places) if "<style" in source.lower() else (tree, places)
+
+
+def _inlined(tree: nodes.Template, rule: PartRule, places: dict[int, str]) -> tuple[nodes.Template, dict[int, str]]:
+    """With the css in the tags: what is compiled then passes all checks again."""
+    inline_css(tree)
+    try:
+        check_tree(_HTML, tree, html=True)
+        places = places_of(tree)
+    except SourceProblem as error:
+        raise SourceProblem(f"with its css inlined: {error}") from None
+    if sum(len(data.data) for data in tree.find_all(nodes.TemplateData)) > rule.max_source:
+        raise SourceProblem(f"longer than {rule.max_source} characters with its css inlined")
+    return tree, places
 
 
 def _compile(rule: PartRule, source: str) -> RootFunction:
     """The render function of an acceptable source; raises SourceProblem."""
-    tree = _tree(rule, source)
-    places = places_of(tree) if rule.format == "html" else {}
+    places: dict[int, str] = {}
+    if rule.format == "plain":
+        tree = _tree(rule.of, rule, source)[0]
+        make_plain(tree)
+        check_tree(_SANDBOXES["plain"], tree, html=False)
+    else:
+        tree, places = _tree(rule.format, rule, source)
     try:
         return _SANDBOXES[rule.format].compile_tree(tree, places)
     except (JinjaError, RecursionError, SyntaxError, MemoryError, ValueError):
@@ -264,14 +350,14 @@ class _Cache:
     """Compiled sources, and refusals, least recently used out first. Bounded by entries and by characters."""
 
     def __init__(self, *, max_entries: int, max_chars: int = 32 * 1024 * 1024) -> None:
-        self._entries: OrderedDict[tuple[str, int, str], RootFunction | str] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, int, str], RootFunction | str] = OrderedDict()
         self._max_entries = max_entries
         self._max_chars = max_chars
         self._chars = 0
 
     def root(self, rule: PartRule, source: str) -> RootFunction:
         """The render function; raises SourceProblem, remembered too, so that a bad source costs its check once."""
-        key = (rule.format, rule.max_source, source)
+        key = (rule.format, rule.of, rule.max_source, source)
         found = self._entries.get(key)
         if found is None:
             found = self._add(key, rule)
@@ -281,15 +367,15 @@ class _Cache:
             raise SourceProblem(found)
         return found
 
-    def _add(self, key: tuple[str, int, str], rule: PartRule) -> RootFunction | str:
+    def _add(self, key: tuple[str, str, int, str], rule: PartRule) -> RootFunction | str:
         made: RootFunction | str
         try:
-            made = _compile(rule, key[2])
+            made = _compile(rule, key[3])
         except SourceProblem as error:
             made = str(error)
         self._entries[key] = made
-        self._chars += len(key[2])
+        self._chars += len(key[3])
         while len(self._entries) > self._max_entries or self._chars > self._max_chars:
-            (_format, _limit, source), _old = self._entries.popitem(last=False)
+            (*_kind, source), _old = self._entries.popitem(last=False)
             self._chars -= len(source)
         return made

@@ -133,6 +133,7 @@ NO_CHANNELS: list[dict[str, Any]] = [
     {"sms": {"text": None}},
     {"email": {"subject": "s"}},
     {"email": {"subject": "s", "mjml": "<mjml>"}},
+    {"email": {"subject": "s", "mjml": "<mjml></mjml>", "html": "<p>x</p>"}},
     {"push": {"title": "t", "body": "b", "data": {"a": "b"}}},
 ]
 
@@ -156,6 +157,20 @@ async def test_previews_render_and_name_what_is_missing(api: RunningApi) -> None
         answer = await api.sender.post(path, json=unsaved)
         assert answer.json()["channels"]["email"]["html"] == "<p>&lt;b&gt;</p>"
     assert (await api.sender.post(f"{PATH}/{fresh_key()}/preview", json={})).status_code == 404
+
+
+async def test_a_preview_shows_the_mail_that_would_be_sent(api: RunningApi) -> None:
+    body = "<mj-section><mj-column><mj-text>{{ name }}</mj-text></mj-column></mj-section>"
+    email = {"subject": "s", "mjml": f"<mjml><mj-body>{body}</mj-body></mjml>"}
+    created = await api.admin.post(PATH, json={"key": fresh_key(), "locale": "ar", "channels": {"email": email}})
+    assert created.status_code == 201, created.text
+    stored = created.json()
+    assert stored["channels"]["email"] == email and stored["variables"] == ["name"]
+    shown = await api.sender.post(f"{PATH}/{stored['key']}/preview", json={"locale": "ar", "data": {"name": "<Ada>"}})
+    parts = shown.json()["channels"]["email"]
+    assert set(parts) == {"subject", "html", "text"}
+    assert parts["text"] == "<Ada>"
+    assert 'dir="rtl"' in parts["html"] and "&lt;Ada&gt;" in parts["html"]
 
 
 # -- attacks

@@ -16,6 +16,8 @@ EMAIL = {
 {% if user.plan == 'pro' %}<p>Thank you for being pro.</p>{% endif %}</body></html>""",
     "text": "Hello {{ name }}! Your order {{ order.id }} has shipped.",
 }
+#: With css to inline and without a text part.
+STYLED = {"subject": EMAIL["subject"], "html": "<style>li { color: red } h1 { margin: 0 }</style>" + EMAIL["html"]}
 SMS = {"text": "Your code is {{ code }}, {{ name }}."}
 DATA = {
     "name": "Ada Lovelace",
@@ -36,11 +38,16 @@ def test_render_of_an_email_in_three_parts(benchmark: BenchmarkFixture) -> None:
     assert "<li>2: B2 x 1</li>" in benchmark(renderer.render, "email", EMAIL, DATA)["html"]
 
 
+def test_render_of_an_email_whose_text_is_made_from_html(benchmark: BenchmarkFixture) -> None:
+    renderer = Renderer()
+    assert "- 2: B2 x 1" in benchmark(renderer.render, "email", STYLED, DATA)["text"]
+
+
 def test_check_and_compile_of_an_email(benchmark: BenchmarkFixture) -> None:
     assert benchmark(check_parts, "email", EMAIL) == []
 
 
-@pytest.mark.parametrize(("channel", "parts"), [("sms", SMS), ("email", EMAIL)])
+@pytest.mark.parametrize(("channel", "parts"), [("sms", SMS), ("email", EMAIL), ("email", STYLED)])
 def test_p99_is_below_a_millisecond(channel: str, parts: dict[str, str]) -> None:
     renderer = Renderer()
     assert p99_seconds(lambda: renderer.render(channel, parts, DATA), enough=0.001) < 0.001

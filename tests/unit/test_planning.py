@@ -39,7 +39,9 @@ INLINE = {"subject": "Hi {{ name }}", "text": "Hello {{ name }}", "title": "T", 
 class Huge:
     """Renders more than a record can hold."""
 
-    def render(self, channel: str, parts: Mapping[str, str], data: Mapping[str, object]) -> dict[str, str]:
+    def render(
+        self, channel: str, parts: Mapping[str, str], data: Mapping[str, object], **_locales: str | None
+    ) -> dict[str, str]:
         return {"text": "x" * (MAX_DELIVERY_BYTES + 1)}
 
 
