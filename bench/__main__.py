@@ -10,11 +10,12 @@ import signal
 import sys
 from typing import Any
 
-from bench.catalogue import CATALOGUE, Bench
+from bench.catalogue import CATALOGUE, GROUPS, Bench
 
 
 def _arguments() -> argparse.Namespace:
     listed = "\n".join(f"  {bench.name:20} {bench.about}" for bench in CATALOGUE.values())
+    listed += "".join(f"\n  {name:20} {', '.join(members)}" for name, members in GROUPS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Runs benchmarks; each prints one JSON line: its figures, its targets, whether it met them.",
@@ -27,9 +28,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a target was missed")
     parser.add_argument("--rows", type=int, help="old-rows: how many (5,000,000)")
     wanted = parser.parse_args()
+    wanted.names = [each for name in wanted.names for each in GROUPS.get(name, (name,))]
     unknown = [name for name in wanted.names if name not in CATALOGUE]
     if unknown:
-        parser.error(f"no such benchmark: {unknown[0]} (there are: {', '.join(CATALOGUE)})")
+        parser.error(f"no such benchmark: {unknown[0]} (there are: {', '.join([*CATALOGUE, *GROUPS])})")
     return wanted
 
 

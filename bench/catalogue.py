@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import intake, old_rows, pipeline, replay, trouble, webhooks
+from bench import adapters, intake, old_rows, pipeline, replay, trouble, webhooks
 
 #: Figures, targets and `ok`, as one line.
 Line = dict[str, Any]
@@ -80,6 +80,16 @@ _BENCHES = (
         webhooks.webhooks,
         quick={"batches": 40},
     ),
+    *(
+        Bench(
+            f"adapter-{name}",
+            "calls a second of one provider's adapter at 20 ms and 200 in flight, next to a bare client",
+            adapters.adapter,
+            given={"name": name},
+            quick={"seconds": 1.0},
+        )
+        for name in adapters.NAMES
+    ),
     Bench(
         "old-rows",
         "the rate with 5 million old notifications in the database (--rows), next to that of an empty one",
@@ -88,3 +98,5 @@ _BENCHES = (
     ),
 )
 CATALOGUE: Mapping[str, Bench] = {bench.name: bench for bench in _BENCHES}
+#: Several by one name.
+GROUPS: Mapping[str, tuple[str, ...]] = {"adapters": tuple(f"adapter-{name}" for name in adapters.NAMES)}

@@ -1,9 +1,11 @@
-"""An HTTP server that stands in for SendGrid: takes its time, keeps a ledger, and misbehaves on command.
+"""An HTTP server that stands in for the vendors: takes its time, keeps a ledger, and misbehaves on command.
 
 `POST /v3/mail/send` is answered 202 after the latency; each call is counted under the `delivery_id` of its
-`custom_args`. `GET /ledger` tells what arrived and when, `GET /summary` only the sums, `POST /behaviour` sets how the
-next calls are answered (see `Behaviour`), `POST /reset` forgets everything. It shares its machine with the system under
-test, so it is a bare asyncio protocol: 16 µs CPU a call, 9,300 calls/s measured at 200 in flight.
+`custom_args`. What SES, SNS, Twilio and FCM are asked is answered in their form (`vendor_answers`), and counted under
+the vendor's name. `GET /ledger` tells what arrived and when, `GET /summary` only the sums, `GET /last` the last call,
+for a client that wants to repeat it; `POST /behaviour` sets how the next calls are answered (see `Behaviour`),
+`POST /reset` forgets everything. It shares its machine with the system under test, so it is a bare asyncio protocol:
+16 µs CPU a call, 9,300 calls/s measured at 200 in flight.
 
 What providers do in their bad hours, as bodies of `POST /behaviour`; each holds until the next one, `{}` ends it:
 
@@ -28,6 +30,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import orjson
+
+from bench.vendor_answers import TOKEN, VendorAnswer, answer_of
 
 _REASONS = {200: "OK", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}
 _REASONS |= {413: "Payload Too Large", 429: "Too Many Requests", 500: "Internal Server Error"}
@@ -70,6 +74,8 @@ class Sink:
     def __init__(self, *, latency_ms: float) -> None:
         self.normal = Behaviour(latency_ms=latency_ms)
         self.behaviour = self.normal
+        #: Head and body of the last call.
+        self.last = (b"", b"")
         self.reset()
 
     def reset(self) -> None:
@@ -112,10 +118,13 @@ class Sink:
     def called(self, body: bytes) -> Entry:
         """Enters one call into the ledger."""
         person = orjson.loads(body)["personalizations"][0]
-        name = person.get("custom_args", {}).get("delivery_id", "unknown")
+        return self.noted(person.get("custom_args", {}).get("delivery_id", "unknown"), person["to"][0]["email"])
+
+    def noted(self, name: str, to: str | None = None) -> Entry:
+        """One call more under this name."""
         entry = self.ledger.get(name)
         if entry is None:
-            entry = self.ledger[name] = Entry(first_at=time.time(), to=person["to"][0]["email"])
+            entry = self.ledger[name] = Entry(first_at=time.time(), to=to)
         entry.calls += 1
         entry.starts.append((time.time(), time.monotonic()))
         self.calls += 1
@@ -174,12 +183,13 @@ class SinkProtocol(asyncio.Protocol):
                 return
             body, self._buffer = self._buffer[end + 4 : size], self._buffer[size:]
             method, path, *_ = head.split(b" ", 2)
-            self._route(method, path.partition(b"?")[0], body)
+            self._route(method, path.partition(b"?")[0], head, body)
 
-    def _route(self, method: bytes, path: bytes, body: bytes) -> None:
+    def _route(self, method: bytes, path: bytes, head: bytes, body: bytes) -> None:
         sink = self._sink
         try:
             if path == b"/v3/mail/send" and method == b"POST":
+                sink.last = (head, body)
                 self._send(sink.called(body))
             elif path == b"/ledger":
                 self._reply(200, {**sink.summary(), "ledger": sink.ledger})
@@ -191,19 +201,26 @@ class SinkProtocol(asyncio.Protocol):
             elif path == b"/reset" and method == b"POST":
                 sink.reset()
                 self._reply(200, sink.summary())
+            elif method == b"POST" and (answer := answer_of(path)) is not None:
+                sink.last = (head, body)
+                self._send(sink.noted(answer.vendor), answer)
+            elif path == b"/last":
+                self._reply(200, {"head": sink.last[0].decode("latin-1"), "body": sink.last[1].decode("latin-1")})
+            elif path == b"/token":
+                self._write(TOKEN.rendered(0))
             else:
                 self._reply(404, {"errors": [{"message": "not found"}]})
         except (ValueError, LookupError, TypeError, AttributeError):
             self._reply(400, {"errors": [{"message": "bad request"}]})
 
-    def _send(self, entry: Entry) -> None:
+    def _send(self, entry: Entry, yes: VendorAnswer | None = None) -> None:
         behaviour = self._sink.next_behaviour(entry.to)
         if behaviour.fault == "hang":
             self._hanging += 1
             return
-        asyncio.get_running_loop().call_later(behaviour.latency_ms / 1000, self._answer, behaviour, entry)
+        asyncio.get_running_loop().call_later(behaviour.latency_ms / 1000, self._answer, behaviour, entry, yes)
 
-    def _answer(self, behaviour: Behaviour, entry: Entry) -> None:
+    def _answer(self, behaviour: Behaviour, entry: Entry, yes: VendorAnswer | None) -> None:
         self._sink.in_flight -= 1
         if 200 <= behaviour.status < 300:
             self._sink.take(entry)
@@ -213,6 +230,8 @@ class SinkProtocol(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 202 Accepted\r\nContent-Le")
         if behaviour.fault:
             self._transport.close()
+        elif yes is not None and 200 <= behaviour.status < 300:
+            self._transport.write(yes.rendered(self._sink.calls))
         elif behaviour.status == 202:
             self._transport.write(_ACCEPTED % self._sink.calls)
         else:
@@ -223,8 +242,11 @@ class SinkProtocol(asyncio.Protocol):
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Other')}", "Content-Type: application/json"]
         lines += [f"{name}: {text}" for name, text in (headers or {}).items()]
         lines.append(f"Content-Length: {len(body)}\r\n\r\n")
+        self._write("\r\n".join(lines).encode("latin-1") + body)
+
+    def _write(self, answer: bytes) -> None:
         if self._transport is not None:
-            self._transport.write("\r\n".join(lines).encode("latin-1") + body)
+            self._transport.write(answer)
 
 
 _ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nX-Message-Id: sink-%d\r\n\r\n"
@@ -256,7 +278,7 @@ async def _run(port: int, latency_ms: float) -> None:
 
 def main() -> None:
     """Runs until it is told to stop."""
-    parser = argparse.ArgumentParser(description="A stand-in for SendGrid's mail/send.")
+    parser = argparse.ArgumentParser(description="A stand-in for the vendors' APIs.")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one; it is printed")
     parser.add_argument("--latency-ms", type=float, default=20.0)
     wanted = parser.parse_args()

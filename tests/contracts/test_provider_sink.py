@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from bench.adapters import VENDORS, delivery_for, provider_at
 from bench.provider_sink import serve
 from models.enums import Outcome
 from streams.providers.sendgrid import SendGridProvider
@@ -22,6 +24,7 @@ class Remote:
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = url
+        self.port = int(url.rpartition(":")[2])
         self._session = session
         self.provider = SendGridProvider(
             settings(sendgrid_api_key=API_KEY, sendgrid_base_url=url, provider_timeout_seconds=1.0)
@@ -137,3 +140,22 @@ async def test_tells_how_long_to_wait(sink: Remote) -> None:
     await sink.post("/behaviour", {"status": 429, "headers": {"Retry-After": "20"}})
     result = await sink.provider.send(email_delivery())
     assert (result.outcome, result.retry_after) == (Outcome.RETRY, timedelta(seconds=20))
+
+
+@pytest.mark.parametrize("name", ["sendgrid", "ses", "sns", "twilio", "fcm"])
+async def test_each_vendor_is_answered_in_its_form(
+    sink: Remote, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor = VENDORS[name]
+    for variable, value in vendor.environment.items():
+        monkeypatch.setenv(variable, value)
+    provider = provider_at(vendor, sink.port, tmp_path)
+    await provider.open()
+    try:
+        result = await provider.send(delivery_for(provider))
+    finally:
+        await provider.close()
+    assert result.outcome is Outcome.SENT
+    assert result.provider_message_id
+    assert (await sink.get("/summary"))["accepted"] == 1
+    assert (await sink.get("/last"))["head"].startswith("POST ")
