@@ -25,7 +25,7 @@ from models.errors import Refused
 from models.requests import Device
 from models.settings import Settings
 from streams.domain import push
-from streams.providers.apns_connections import STREAMS, ApnsConnections
+from streams.providers.apns_connections import STREAMS, ApnsConnections, Connection
 from streams.providers.apns_token import ApnsToken
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach
 from streams.providers.push_options import device_of, laid_over, own_options
@@ -176,14 +176,26 @@ class ApnsProvider(NotificationProvider):
         async with self._connections.one() as connection:
             try:
                 async with asyncio.timeout(self._total_seconds):
-                    response = await connection.client.post(self._base_url + device.token, content=body, headers=fields)
-                    return _answered(response, now=self._clock()), used
+                    url = self._base_url + device.token
+                    request = connection.client.build_request("POST", url, content=body, headers=fields)
+                    response = await connection.client.send(request, stream=True)
+                    answer = await self._read(connection, response)
+                    return _answered(response.status_code, response.headers, answer, now=self._clock()), used
             except BaseException as error:
                 # Nobody knows what is left of its stream, nor whether the next would get through.
                 self._connections.retire(connection)
                 if isinstance(error, httpx2.HTTPError | OSError):  # TimeoutError is an OSError
                     return _failed(error), used
                 raise
+
+    async def _read(self, connection: Connection, response: httpx2.Response) -> bytes:
+        """The reason of a no. The status is Apple's word, however the rest of its answer ends: h2 takes nothing more
+        from a connection once the server has said that it will end it."""
+        try:
+            return await response.aread()
+        except httpx2.HTTPError:
+            self._connections.retire(connection)
+            return b""
 
 
 def _load_certificate(context: ssl.SSLContext, path: str) -> None:
@@ -233,11 +245,10 @@ def collapse_id(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _answered(response: httpx2.Response, *, now: datetime) -> DeliveryResult:
-    status = response.status_code
+def _answered(status: int, fields: Mapping[str, str], answer: bytes, *, now: datetime) -> DeliveryResult:
     if status == 200:
-        return _result(Outcome.SENT, None, message_id=_message_id(response.headers))
-    said = _decoded(response.content)
+        return _result(Outcome.SENT, None, message_id=_message_id(fields))
+    said = _decoded(answer)
     reason = said.get("reason")
     reason = reason if isinstance(reason, str) and _REASON.fullmatch(reason) else None
     outcome = _OUTCOMES.get(reason or "") or _OUTCOMES_BY_STATUS.get(status)
@@ -245,7 +256,7 @@ def _answered(response: httpx2.Response, *, now: datetime) -> DeliveryResult:
     return _result(
         outcome,
         reason or str(status),
-        wait=asked_wait(response.headers, now=now) if outcome is Outcome.RETRY and status != 429 else None,
+        wait=asked_wait(fields, now=now) if outcome is Outcome.RETRY and status != 429 else None,
         reach=Reach.AWAY if status in _AWAY else Reach.ANSWERED,
         dead_since=_moment(said.get("timestamp")) if outcome is Outcome.TARGET_DEAD else None,
     )

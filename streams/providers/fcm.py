@@ -195,6 +195,8 @@ def payload(delivery: Delivery, device: Device, options: Mapping[str, Any], *, n
         encoded: dict[str, Any] = _encoder.default(message)
     except ValueError:
         raise Refused("content", "is refused by FCM's encoder") from None
+    # The encoder spells it in lower case, the API's document in upper case.
+    encoded.setdefault("android", {})["priority"] = "NORMAL" if push.is_data_only(delivery.content) else "HIGH"
     own = {name: value for name, value in options.items() if name != "validate_only"}
     body: dict[str, Any] = {"message": laid_over(encoded, own) if own else encoded}
     if options.get("validate_only"):
@@ -215,9 +217,7 @@ def _message(delivery: Delivery, now: datetime) -> messaging.Message:
     return messaging.Message(
         data=push.app_data(delivery),
         notification=shown,
-        android=messaging.AndroidConfig(
-            collapse_key=collapse_key, priority="normal" if is_silent else "high", ttl=ttl, notification=count
-        ),
+        android=messaging.AndroidConfig(collapse_key=collapse_key, ttl=ttl, notification=count),
         apns=_apns(is_silent, badge, collapse_key, ttl, now),
         webpush=_webpush(None if is_silent else content.get("action_url"), ttl),
     )

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from models.deliveries import Delivery
 from models.enums import Channel
-from models.requests import Attachment, EmailOptions, Options
+from models.requests import Attachment, Device, EmailOptions, Options, PushOptions
 from models.settings import Settings
 
 PAYLOADS = Path(__file__).parent.parent / "payloads"
@@ -23,7 +23,9 @@ TEXT = "Hello Ada, your code is 314159.\n"
 HTML = "<p>Hello <b>Ada</b>, your code is 314159.</p>\n"
 API_KEY = "SG.test-key.0123456789"
 PASSWORD = "correct-horse-battery"
-SECRETS = (TO, "news@acme.example", SUBJECT, "314159", API_KEY, PASSWORD)
+FCM_TOKEN = "fcm-token-of-ada:APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx"
+APNS_TOKEN = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0"
+SECRETS = (TO, "news@acme.example", SUBJECT, "314159", API_KEY, PASSWORD, FCM_TOKEN, APNS_TOKEN)
 
 
 def settings(**given: Any) -> Settings:
@@ -50,6 +52,18 @@ def in_app_delivery(**given: Any) -> Delivery:
     """An ordinary in-app message."""
     content = {"title": SUBJECT, "body": TEXT, "action_url": "https://acme.example/orders/1"}
     return email_delivery(**{"channel": Channel.IN_APP, "to": None, "content": content, **given})
+
+
+def push_delivery(*devices: Device, **given: Any) -> Delivery:
+    """An ordinary push message; by default to one device of each platform."""
+    usual = (Device(platform="fcm", token=FCM_TOKEN), Device(platform="apns", token=APNS_TOKEN))
+    fields: dict[str, Any] = {"channel": Channel.PUSH, "to": None, "devices": devices or usual}
+    return email_delivery(**{**fields, "content": {"title": SUBJECT, "body": TEXT}, **given})
+
+
+def push_options(**given: Any) -> Options:
+    """What a sender may choose for a push message."""
+    return Options(push=PushOptions(**given))
 
 
 def email_options(**given: Any) -> Options:
