@@ -21,6 +21,7 @@ from api.health import Probes, probes
 from api.identity import Identifies, IdentityService, identity_client
 from api.middleware import Edge
 from api.routes import (
+    bounces,
     categories,
     contacts,
     devices,
@@ -34,7 +35,9 @@ from api.routes import (
     rate_limits,
     reading,
     service,
+    suppressions,
     templates,
+    unsubscribe,
     webhooks,
 )
 from api.services import Accepts, Services, root_path
@@ -67,6 +70,9 @@ _ROUTERS = (
     queues,
     providers,
     rate_limits,
+    suppressions,
+    bounces,
+    unsubscribe,
     dlq,
     webhooks,
 )

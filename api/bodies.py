@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 import orjson
@@ -98,6 +99,21 @@ async def read_raw(request: Request, *, most_bytes: int) -> bytes:
     if size is not None and size > most_bytes:
         raise _too_large(most_bytes)
     return await _collected(request, most_bytes)
+
+
+async def chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body piece by piece, however long it is; nothing is read ahead.
+
+    Raises:
+        Problem: 408.
+    """
+    while True:
+        message = await _next(request)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        yield message.get("body", b"")
+        if not message.get("more_body", False):
+            return
 
 
 async def _collected(request: Request, most_bytes: int) -> bytes:

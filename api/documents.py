@@ -31,6 +31,8 @@ TAGS = [
     {"name": "templates", "description": "Texts by channel and locale, with versions."},
     {"name": "categories", "description": "What preferences and defaults hang on."},
     {"name": "people", "description": "Contacts, devices and preferences."},
+    {"name": "suppressions", "description": "Who is not to be written to, and what came back."},
+    {"name": "unsubscribe", "description": "The link in each e-mail that can be ended."},
     {"name": "inbox", "description": "The caller's in-app messages."},
     {"name": "webhooks", "description": "What providers tell of messages that they took."},
     {"name": "operators", "description": "What waits where, and limits."},

@@ -73,6 +73,15 @@ class PreferencesView(BaseModel):
     updated_at: datetime | None = None
 
 
+class CategoryPauseView(BaseModel):
+    """Why the bulk of a category is held back on one channel."""
+
+    channel: Channel
+    since: datetime
+    sent: int
+    bounced: int
+
+
 class CategoryView(BaseModel):
     """A category."""
 
@@ -83,6 +92,7 @@ class CategoryView(BaseModel):
     quiet_hours: Literal["defer", "drop", "ignore"]
     created_at: datetime
     updated_at: datetime
+    paused: list[CategoryPauseView] | None = Field(default=None, description="Its bulk is held back.")
 
 
 class AcceptedView(BaseModel):

@@ -18,6 +18,7 @@ from streams.agents.deliveries import DeliveryStage
 from streams.agents.requests import RequestStage, Reserves, Unlimited
 from streams.agents.sending import Sender
 from streams.batches import Batches
+from streams.bounce_guard import BounceGuard
 from streams.channels.asked import Calls
 from streams.channels.chain import Chain
 from streams.channels.pace import Paces, Unpaced, told_to
@@ -76,6 +77,7 @@ def part_names() -> list[str]:
         "schedules",
         "queue-metrics",
         "replays",
+        "bounce-guard",
     ]
 
 
@@ -111,6 +113,8 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
         rooms.append(schedule_room(parts.engine, parts.publisher))
     if "queue-metrics" in names:
         rooms.append(QueueSampler(engine=parts.engine, reader=QueueReader(parts.settings)))
+    if "bounce-guard" in names:
+        rooms.append(BounceGuard(engine=parts.engine, settings=parts.settings))
     if "replays" in names:
         rooms.append(ReplayRoom(engine=parts.engine, publisher=parts.publisher, settings=parts.settings))
     watched = [chains[channel] for channel in Channel if any(name.startswith(f"send-{channel}-") for name in names)]

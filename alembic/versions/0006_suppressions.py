@@ -43,6 +43,14 @@ def upgrade() -> None:
         sa.Column("resumed_by", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("category", "channel", name=op.f("pk_category_pauses")),
     )
+    op.create_table(
+        "category_sends",
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("counted_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("sent", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("counted_at", "category", "channel", name=op.f("pk_category_sends")),
+    )
     _unsubscribe_lists()
     # Rows are claimed in the order of time, so an index of a few pages finds those of a day, and costs no insert.
     op.create_index(
@@ -95,5 +103,6 @@ def downgrade() -> None:
     op.drop_column("unsubscribe_lists", "note")
     op.drop_column("unsubscribe_lists", "source")
     op.drop_column("unsubscribe_lists", "id")
+    op.drop_table("category_sends")
     op.drop_table("category_pauses")
     op.drop_table("bounce_records")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,8 +17,10 @@ from api.errors import FieldError, Problem, invalid, not_found
 from api.paging import CursorText, Limit, key_cursor, key_cursor_of, listing
 from api.responses import reply, without_nulls
 from api.schemas import CategoryBody, NewCategoryBody
+from api.suppressions import ResumeBody, ResumeView
 from api.views import CategoryView
-from models.repositories import categories
+from models.repositories import audit, bounce_rates, categories
+from models.repositories.bounce_rates import Pause
 from models.repositories.categories import StoredCategory
 
 router = APIRouter(prefix="/api/v1/categories", tags=["categories"])
@@ -34,6 +37,7 @@ _VIEW = {
     "created_at": "2026-01-01T12:00:00.000Z",
     "updated_at": "2026-01-01T12:00:00.000Z",
 }
+_PAUSED = {"channel": "email", "since": "2026-01-01T12:30:00.000Z", "sent": 1200, "bounced": 130}
 
 
 @router.post(
@@ -68,21 +72,51 @@ async def list_categories(request: Request, _: Service, limit: Limit = 50, curso
     after = key_cursor_of(cursor, parts=1)
     async with services_of(request).engine.connect() as connection:
         found = await categories.page(connection, after=after[0] if after else None, limit=limit + 1)
+        paused = await bounce_rates.pauses(connection)
     shown = found[:limit]
     following = key_cursor(shown[-1].key) if len(found) > limit else None
-    return reply(listing([_view(category) for category in shown], following))
+    return reply(listing([_view(category, paused.get(category.key, ())) for category in shown], following))
 
 
 @router.get(
     "/{key}",
-    **operation("Read a category", "One category.", answer=CategoryView, example=_VIEW, errors=["not_found"]),
+    **operation(
+        "Read a category",
+        "One category. `paused` tells that its bulk (priority `low`) is held back, because too much of it came back.",
+        answer=CategoryView,
+        example=_VIEW | {"paused": [_PAUSED]},
+        errors=["not_found"],
+    ),
 )
 async def get_category(key: PathKey, request: Request, _: Service) -> Response:
     async with services_of(request).engine.connect() as connection:
         found = await categories.get(connection, key)
+        paused = await bounce_rates.pauses(connection)
     if found is None:
         raise not_found("category")
-    return reply(_view(found))
+    return reply(_view(found, paused.get(key, ())))
+
+
+@router.post(
+    "/{key}/resume",
+    **operation(
+        "Resume a category's bulk",
+        "What was held back goes out within 15 minutes; nothing of it was lost. From now on bounces are counted anew. "
+        "The reason is written to the audit log.",
+        takes=ResumeBody,
+        takes_example={"reason": "the list was cleaned"},
+        answer=ResumeView,
+        example={"category": "billing", "resumed": True},
+    ),
+)
+async def resume_category(key: PathKey, request: Request, admin: Admin) -> Response:
+    body = await read(request, ResumeBody)
+    async with services_of(request).engine.begin() as connection:
+        ended = await bounce_rates.resume(connection, key, who=admin.user_id)
+        if ended:
+            details = {"category": key, "channels": [pause.channel for pause in ended]}
+            await audit.record(connection, who=admin.user_id, act=audit.Act.RESUME, reason=body.reason, details=details)
+    return reply({"category": key, "resumed": bool(ended)})
 
 
 @router.put(
@@ -116,5 +150,9 @@ def _values(body: CategoryBody) -> dict[str, Any]:
     }
 
 
-def _view(category: StoredCategory) -> dict[str, Any]:
-    return without_nulls(asdict(category))
+def _view(category: StoredCategory, paused: Sequence[Pause] = ()) -> dict[str, Any]:
+    told = [
+        {"channel": pause.channel, "since": pause.paused_at, "sent": pause.sent, "bounced": pause.bounced}
+        for pause in paused
+    ]
+    return without_nulls({**asdict(category), "paused": told or None})

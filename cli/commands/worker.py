@@ -17,6 +17,7 @@ LANES = (
     "schedules",
     "queue-metrics",
     "replays",
+    "bounce-guard",
 )
 
 

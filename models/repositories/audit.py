@@ -19,6 +19,11 @@ class Act(StrEnum):
     REPLAY = "dead_letters_replayed"
     EXPORT = "dead_letters_exported"
     LOOK = "dead_letter_content_shown"
+    SUPPRESS = "suppression_added"
+    LIFT = "suppression_removed"
+    IMPORT = "suppressions_imported"
+    LIST = "suppressions_exported"
+    RESUME = "category_resumed"
 
 
 _ADD = text(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -118,20 +118,6 @@ async def page(
 ) -> list[StoredSuppression]:
     """Entries, the newest first."""
     return [_entry(row) for row in await connection.execute(*_select(wanted, limit=limit, before=before))]
-
-
-async def everything(
-    connection: AsyncConnection, wanted: Wanted, *, chunk: int = 1000
-) -> AsyncIterator[Sequence[StoredSuppression]]:
-    """All entries in chunks, the newest first. In pages, so that no transaction stays open over a slow reader."""
-    before: tuple[datetime, UUID] | None = None
-    while True:
-        found = await page(connection, wanted, limit=chunk, before=before)
-        await connection.rollback()
-        if not found:
-            return
-        yield found
-        before = (found[-1].created_at, found[-1].id)
 
 
 def _select(wanted: Wanted, *, limit: int, before: tuple[datetime, UUID] | None) -> tuple[Any, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from models.tables.audit_log import AuditEntry
 from models.tables.bounces import BounceRecord
 from models.tables.categories import NotificationCategory
-from models.tables.category_pauses import CategoryPause
+from models.tables.category_pauses import CategoryPause, CategorySends
 from models.tables.contacts import Contact, Device
 from models.tables.dead_letter_replays import DeadLetterReplay
 from models.tables.deliveries import NotificationDelivery
@@ -23,6 +23,7 @@ __all__ = [
     "AuditEntry",
     "BounceRecord",
     "CategoryPause",
+    "CategorySends",
     "Contact",
     "DeadLetterReplay",
     "DeliveryFailure",

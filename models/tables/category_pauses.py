@@ -1,4 +1,4 @@
-"""Categories whose bulk is held back."""
+"""How much of each category was sent, and whose bulk is held back."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ class CategoryPause(Table):
     #: None while it is held back.
     resumed_at: Mapped[datetime | None]
     resumed_by: Mapped[str | None]
+
+
+class CategorySends(Table):
+    """Messages of a category that a provider took or refused as dead, since the count before.
+
+    Counted by one process at a time; the newest `counted_at` of all says from where the next one counts.
+    """
+
+    __tablename__ = "category_sends"
+
+    counted_at: Mapped[datetime] = mapped_column(primary_key=True)
+    category: Mapped[str] = mapped_column(primary_key=True)
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    sent: Mapped[int]
