@@ -13,7 +13,9 @@ from streams.providers.base import NotificationProvider
 from streams.providers.fcm import FcmProvider
 from streams.providers.in_app import Announcer, InAppProvider, Inbox
 from streams.providers.sendgrid import SendGridProvider
+from streams.providers.ses import SesProvider
 from streams.providers.smtp import SmtpProvider
+from streams.providers.sns import SnsProvider
 from streams.providers.twilio import TwilioProvider
 
 
@@ -29,10 +31,12 @@ class Services:
 _PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]] = {
     (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings),
     (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings),
-    (Channel.IN_APP, "in_app"): lambda given: InAppProvider(inbox=given.inbox, announcer=given.announcer),
+    (Channel.EMAIL, "ses"): lambda given: SesProvider(given.settings),
     (Channel.PUSH, "fcm"): lambda given: FcmProvider(given.settings),
     (Channel.PUSH, "apns"): lambda given: ApnsProvider(given.settings),
     (Channel.SMS, "twilio"): lambda given: TwilioProvider(given.settings),
+    (Channel.SMS, "sns"): lambda given: SnsProvider(given.settings),
+    (Channel.IN_APP, "in_app"): lambda given: InAppProvider(inbox=given.inbox, announcer=given.announcer),
 }
 
 

@@ -8,9 +8,15 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.providers.callbacks import CallbackSource
 from streams.providers.sendgrid_callbacks import SendGridCallbacks
+from streams.providers.ses import SesCallbacks
+from streams.providers.sns import SnsCallbacks
+from streams.providers.twilio_callbacks import TwilioCallbacks
 
 _SOURCES: Mapping[str, Callable[[Settings], CallbackSource]] = {
     "sendgrid": SendGridCallbacks,
+    "ses": SesCallbacks,
+    "sns": SnsCallbacks,
+    "twilio": TwilioCallbacks,
 }
 
 
