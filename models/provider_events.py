@@ -49,6 +49,11 @@ class ProviderEvent(Contract):
         """The partition key of its record: what happened to one delivery stays in order."""
         return str(self.delivery_id or self.provider_message_id or self.event_id).encode()
 
+    @property
+    def names_message(self) -> bool:
+        """Whether it may be matched; an SMS with STOP is about an address alone."""
+        return (self.delivery_id or self.notification_id or self.provider_message_id) is not None
+
     def record_value(self) -> bytes:
         """The value of its Kafka record."""
         return orjson.dumps(self.model_dump(mode="python", exclude_defaults=True))

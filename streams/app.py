@@ -15,6 +15,8 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.agents.contacts import ContactStage
 from streams.agents.deliveries import DeliveryStage
+from streams.agents.provider_events import LANE as PROVIDER_EVENTS_LANE
+from streams.agents.provider_events import ProviderEventStage
 from streams.agents.requests import RequestStage, Reserves, Unlimited
 from streams.agents.sending import Sender
 from streams.batches import Batches
@@ -37,7 +39,9 @@ from streams.queue_reader import QueueReader
 from streams.queue_sampler import QueueSampler
 from streams.replay import ReplayRoom
 from streams.sliding import Sliding
-from streams.topics import CONTACTS, TIERS, request_topic, send_topic
+from streams.topics import CONTACTS, PROVIDER_EVENTS, TIERS, request_topic, send_topic
+from streams.unmatched_events import NAME as UNMATCHED_EVENTS
+from streams.unmatched_events import UnmatchedEvents
 from streams.waiting_room import outbox_room, schedule_room
 
 #: How long a quiet lane waits for more than the first record: not at all where people wait.
@@ -46,6 +50,8 @@ _LINGER_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.005, Priority.LOW: 0.0
 _PATIENCE_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.05, Priority.LOW: 0.1}
 #: What Faust may fetch ahead of a window, which has room of its own.
 _AHEAD_RECORDS = 256
+#: Providers' events of one transaction. More would hold the locks of their notifications for longer.
+_EVENT_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +78,11 @@ def part_names() -> list[str]:
         *(f"requests-{priority}" for priority in Priority),
         *(f"send-{channel}-{priority}" for channel in Channel for priority in Priority),
         "contacts",
+        PROVIDER_EVENTS_LANE,
         *(f"delay-{tier}" for tier in TIERS),
         "outbox",
         "schedules",
+        UNMATCHED_EVENTS,
         "queue-metrics",
         "replays",
         "bounce-guard",
@@ -111,6 +119,8 @@ def build_services(parts: Parts, names: set[str]) -> list[Service]:
     rooms: list[Service] = [outbox_room(parts.engine, parts.publisher)] if "outbox" in names else []
     if "schedules" in names:
         rooms.append(schedule_room(parts.engine, parts.publisher))
+    if UNMATCHED_EVENTS in names:
+        rooms.append(UnmatchedEvents(engine=parts.engine, publisher=parts.publisher, settings=parts.settings))
     if "queue-metrics" in names:
         rooms.append(QueueSampler(engine=parts.engine, reader=QueueReader(parts.settings)))
     if "bounce-guard" in names:
@@ -132,6 +142,21 @@ def _lanes(parts: Parts, chains: Mapping[Channel, Calls]) -> Iterator[Lane]:
         Batches, lane="contacts", topic=CONTACTS, begin=contacts.begin, batch_records=200, linger_seconds=0.02
     )
     yield Lane(name="contacts", topic=CONTACTS, work=work, ahead_records=400)
+    yield _provider_event_lane(parts)
+
+
+def _provider_event_lane(parts: Parts) -> Lane:
+    stage = ProviderEventStage(clock=now, engine=parts.engine, publisher=parts.publisher, settings=parts.settings)
+    work = partial(
+        Batches,
+        lane=PROVIDER_EVENTS_LANE,
+        topic=PROVIDER_EVENTS,
+        begin=stage.begin,
+        batch_records=_EVENT_BATCH,
+        linger_seconds=0.02,
+        patience_seconds=0.05,
+    )
+    return Lane(name=PROVIDER_EVENTS_LANE, topic=PROVIDER_EVENTS, work=work, ahead_records=2 * _EVENT_BATCH)
 
 
 def _request_lanes(parts: Parts) -> Iterator[Lane]:

@@ -40,7 +40,8 @@ class Reading:
     """One queue at this moment."""
 
     lag: int
-    in_total: int
+    #: None where nobody counts.
+    in_total: int | None
     #: None where nobody takes anything out.
     out_total: int | None
     #: When the record at its head was written; None for an empty queue, or where that could not be read in time.

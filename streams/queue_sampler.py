@@ -11,11 +11,13 @@ from mode import Service
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from models.repositories import queue_metrics as table
+from models.repositories import waiting_events
 from models.repositories.queue_metrics import QueueSample, Rows, Turn
+from models.repositories.waiting_events import UnmatchedRows
 from streams.errors import is_passing, sqlstate
 from streams.metrics import QUEUE_LAG, QUEUE_MEMBERS, QUEUE_OLDEST
 from streams.queue_reader import Reading
-from streams.queues import OUTBOX, QUEUES, SCHEDULES
+from streams.queues import OUTBOX, QUEUES, SCHEDULES, UNMATCHED_EVENTS
 
 log = structlog.get_logger()
 
@@ -80,6 +82,7 @@ async def measure(connection: AsyncConnection, reader: ReadsQueues, turn: Turn) 
         **await reader.read(),
         OUTBOX: _reading(await table.outbox_rows(connection)),
         SCHEDULES: _reading(await table.schedule_rows(connection)),
+        UNMATCHED_EVENTS: _unmatched(await waiting_events.unmatched(connection)),
     }
     before = {sample.lane: sample for sample in turn.before}
     return [_sample(name, readings[name], before.get(name), turn.now) for name in QUEUES if name in readings]
@@ -87,6 +90,10 @@ async def measure(connection: AsyncConnection, reader: ReadsQueues, turn: Turn) 
 
 def _reading(rows: Rows) -> Reading:
     return Reading(lag=rows.waiting, in_total=rows.came, out_total=rows.went, oldest_at=rows.oldest_at, members=None)
+
+
+def _unmatched(rows: UnmatchedRows) -> Reading:
+    return Reading(lag=rows.waiting, in_total=None, out_total=None, oldest_at=rows.oldest_at, members=None)
 
 
 def _sample(lane: str, reading: Reading, before: QueueSample | None, now: datetime) -> QueueSample:

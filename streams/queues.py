@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from models.enums import Channel, Priority
+from models.repositories.provider_events import PATIENCE
 from models.repositories.queue_metrics import QueueSample
-from streams.topics import CONTACTS, DEAD_LETTERS, TIERS, delay_topic, request_topic, send_topic
+from streams.topics import CONTACTS, DEAD_LETTERS, PROVIDER_EVENTS, TIERS, delay_topic, request_topic, send_topic
 
 
 class QueueState(StrEnum):
@@ -52,6 +53,7 @@ _STILL_SECONDS = 15.0
 
 OUTBOX = "outbox"
 SCHEDULES = "schedules"
+UNMATCHED_EVENTS = "provider-events-unmatched"
 DLQ = "dlq"
 
 
@@ -82,9 +84,16 @@ def _queues() -> list[Queue]:
         *requests,
         *sends,
         Queue(name="contacts", topic=CONTACTS, late_seconds=60.0),
+        Queue(name="provider-events", topic=PROVIDER_EVENTS, late_seconds=60.0),
         *delays,
         Queue(name=OUTBOX, is_read=False, late_seconds=_GRACE_SECONDS),
         Queue(name=SCHEDULES, is_read=False, is_waiting_room=True, late_seconds=_GRACE_SECONDS),
+        Queue(
+            name=UNMATCHED_EVENTS,
+            is_read=False,
+            is_waiting_room=True,
+            late_seconds=PATIENCE.total_seconds() + 60 * _GRACE_SECONDS,
+        ),
         Queue(name=DLQ, topic=DEAD_LETTERS, is_read=False, is_waiting_room=True, late_seconds=float("inf")),
     ]
 

@@ -17,7 +17,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 5, tzinfo=UTC)
 
 
 def test_there_is_a_queue_for_all_that_a_worker_reads() -> None:
-    no_queues = {"queue-metrics", "replays"}
+    no_queues = {"bounce-guard", "queue-metrics", "replays"}
     assert set(QUEUES) == (set(part_names()) - no_queues) | {"dlq"}
 
 
