@@ -12,6 +12,7 @@ import hashlib
 import io
 import re
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,8 @@ _LARGE_BODY = 256 * 1024
 #: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
+#: Keys that end are renewed by the SDK minutes before: it need not be asked for each call.
+_KEYS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,8 @@ class AwsApi:
         self._given = credentials
         self._credentials = credentials
         self._finding: asyncio.Task[Credentials] | None = None
+        self._keys: Keys | None = None
+        self._keys_end = 0.0
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[str, URL] = {}
@@ -184,10 +189,8 @@ class AwsApi:
         await self.open()
         assert self._session is not None
         session = self._session
-        try:
-            async with asyncio.timeout(self._timeout * _SHARE_FOR_CONNECT):
-                keys = await self._keys()
-        except (Unavailable, TimeoutError):
+        keys = self._keys if time.monotonic() < self._keys_end else await self._renewed_keys()
+        if keys is None:
             return Ending(outcome=Outcome.BROKEN, reason="no credentials")
         headers = self._signer.headers(
             keys,
@@ -205,8 +208,18 @@ class AwsApi:
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _failed(error)
 
-    async def _keys(self) -> Keys:
-        """Those of now. Only one of many calls looks for them; the others wait for what it finds."""
+    async def _renewed_keys(self) -> Keys | None:
+        """Those of now, good for some seconds; None when they can't be had."""
+        try:
+            async with asyncio.timeout(self._timeout * _SHARE_FOR_CONNECT):
+                self._keys = await self._found_keys()
+        except (Unavailable, TimeoutError):
+            return None
+        self._keys_end = time.monotonic() + _KEYS_SECONDS
+        return self._keys
+
+    async def _found_keys(self) -> Keys:
+        """Only one of many calls looks for credentials; the others wait for what it finds."""
         from streams.providers.aws_sdk import find_credentials, keys_of  # noqa: PLC0415  takes 0.25 s
 
         if self._credentials is None:
@@ -231,7 +244,7 @@ class AwsApi:
         outcome = self._outcomes.get(name) or _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, Outcome.RETRY)
         if outcome is Outcome.BROKEN:
             # Perhaps they were changed where they are kept: the next call looks again.
-            self._credentials = self._given
+            self._credentials, self._keys_end = self._given, 0.0
         return Ending(
             outcome=outcome,
             reason=found.code if _SHOWABLE.fullmatch(found.code) else str(status),

@@ -38,12 +38,13 @@ class Signer:
         """The headers that a request needs: `path` is escaped already, `digest` its body's SHA-256 in hex, `at` UTC."""
         moment = at.strftime("%Y%m%dT%H%M%SZ")
         day = moment[:8]
-        signed = {"content-type": content_type, "host": self._host, "x-amz-date": moment}
+        names = "content-type;host;x-amz-date"
+        lines = f"content-type:{content_type}\nhost:{self._host}\nx-amz-date:{moment}\n"
         sent = {"Content-Type": content_type, "X-Amz-Date": moment}
         if keys.token:
-            signed["x-amz-security-token"] = sent["X-Amz-Security-Token"] = keys.token
-        names = ";".join(signed)
-        lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
+            names += ";x-amz-security-token"
+            lines += f"x-amz-security-token:{keys.token}\n"
+            sent["X-Amz-Security-Token"] = keys.token
         canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}"
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
         text = f"{_ALGORITHM}\n{moment}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
