@@ -54,7 +54,7 @@ LANDS: dict[str, list[str]] = {
     "tw-ok-04": ["failed"],
     "tw-ok-05": ["failed"],
     "tw-ok-06": ["failed"],
-    "tw-ok-07": ["failed"],
+    "tw-ok-07": ["failed", "unsubscribed"],
     "tw-ok-08": ["cancelled"],
     "tw-dup": ["delivered"],
     "tw-empty-param": ["delivered"],
