@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from models.enums import Channel, Outcome, Priority, SuppressionReason
+from models.repositories import audience, bounces, deliveries
 from models.settings import Settings
 from models.suppressions import Bounce, DeadTarget, Source, Suppression
 from streams.delays import DUE_AT, RETURN_TOPIC
@@ -251,3 +252,36 @@ async def test_bulk_of_a_paused_category_waits_unchanged_and_goes_out_after_its_
         await lane.work([incoming(record.value, 100 + offset) for offset, record in enumerate(list(kept.records))])
     assert len(provider.calls) == 20
     assert {await rows.status(one.notification_id) for one in asked} == {"sent"}
+
+
+async def test_no_list_is_read_whole_even_before_the_database_knows_its_size(rows: Rows) -> None:
+    for table in ("unsubscribe_lists", "bounce_records"):
+        await rows.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    await rows.execute(
+        "INSERT INTO unsubscribe_lists (address, channel, category, reason, created_at)"
+        " SELECT n || '@example.org', 'email', '', 'bounced', now() FROM generate_series(1, 30000) AS n"
+    )
+    await rows.execute(
+        "INSERT INTO bounce_records (event_id, channel, address, kind, occurred_at)"
+        " SELECT n, 'email', n || '@example.org', 'soft', now() FROM generate_series(1, 30000) AS n"
+    )
+    addresses = [f"{number}@example.org" for number in range(100)]
+    targets = {"address": addresses, "channel": ["email"] * 100}
+    asked = [delivery(uuid.uuid4(), to=address) for address in addresses]
+    claimed = {
+        **{name: [getattr(one, name) for one in asked] for name in deliveries._DELIVERY_FIELDS},
+        "address": addresses,
+        "source_partition": [0] * 100,
+        "source_offset": [0] * 100,
+        "lease": timedelta(seconds=1),
+        "is_bulk": True,
+    }
+    for statement, values in [
+        (audience._UNSUBSCRIBED, {"addresses": addresses}),
+        (deliveries._CLAIM, claimed),
+        (bounces._LET_GO, targets),
+        (bounces._SOFT, {**targets, "since": [NOW] * 100}),
+    ]:
+        plan = "\n".join(row[0] for row in await rows.fetch(f"EXPLAIN {statement.text}", **values))
+        assert "Seq Scan on unsubscribe_lists" not in plan, plan
+        assert "Seq Scan on bounce_records" not in plan, plan
