@@ -185,7 +185,8 @@ class NotificationRequest(Contract):
             raise ValueError("channels: must not name a channel twice")
         if (self.template_id is None) == (self.content is None):
             raise ValueError("content: exactly one of template_id and content is needed")
-        if self.content is not None and not self.content.parts():
+        has_data = self.options.push is not None and bool(self.options.push.data)
+        if self.content is not None and not self.content.parts() and not has_data:
             raise ValueError("content: must have at least one part")
         if self.strategy == "fallback":
             raise ValueError("strategy: 'fallback' is not offered by this version; use 'all'")

@@ -15,6 +15,7 @@ from models.enums import Channel, Status, SuppressionReason
 from models.errors import Refused
 from models.ids import delivery_id
 from models.requests import Device, NotificationRequest
+from streams.domain import push
 from streams.domain.mime import check_email_options
 from streams.domain.segments import MAX_SEGMENTS, segments
 from streams.domain.template_variables import completed
@@ -117,8 +118,10 @@ def _planned(request: NotificationRequest, bare: Delivery, around: Surroundings)
     delivery = bare.model_copy(update=found)
     value = delivery.record_value()
     count = segments(content["text"]) if bare.channel is Channel.SMS else None
-    if len(value) > MAX_DELIVERY_BYTES or (count or 0) > MAX_SEGMENTS:
-        return Planned(delivery=bare, status=Status.FAILED, reason=TOO_LARGE, segments=count)
+    is_too_large = len(value) > MAX_DELIVERY_BYTES or (count or 0) > MAX_SEGMENTS
+    wrong = TOO_LARGE if is_too_large else _push_problem(delivery) if bare.channel is Channel.PUSH else None
+    if wrong is not None:
+        return Planned(delivery=bare, status=Status.FAILED, reason=wrong, segments=count)
     return Planned(delivery=delivery, status=Status.QUEUED, value=value, segments=count)
 
 
@@ -147,7 +150,7 @@ def address(request: NotificationRequest, channel: Channel, person: Person) -> t
     if channel is Channel.SMS:
         return request.recipient.phone or person.phone, ()
     if channel is Channel.PUSH:
-        return None, request.recipient.device_tokens or person.devices
+        return None, push.distinct(request.recipient.device_tokens or person.devices)
     return None, ()
 
 
@@ -181,17 +184,29 @@ def _unsubscribe_url(bare: Delivery, to: str | None, around: Surroundings) -> st
     return around.links.url(leaving)
 
 
+def _push_problem(delivery: Delivery) -> str | None:
+    """What no vendor would take is not sent to any."""
+    try:
+        return TOO_LARGE if push.fits_nobody(delivery) else None
+    except Refused as error:
+        return _word(error)
+
+
 def _content(
     request: NotificationRequest, channel: Channel, locale: str | None, around: Surroundings, leave: str | None
 ) -> dict[str, str]:
+    place: str = channel
     if request.content is not None:
-        parts: Mapping[str, str] = parts_for(channel, request.content.parts())
+        given = request.content.parts()
+        if channel is Channel.PUSH and push.is_asked_silent(request.options.push, given):
+            place = "push_data"
+        parts: Mapping[str, str] = parts_for(place, given)
         written_in = locale
     else:
         template = pick_template(around.templates, channel, locale, around.default_locale)
         parts, written_in = template.parts, template.locale
     data = completed(request.data, unsubscribe_url=leave)
-    return around.renderer.render(channel, parts, data, locale=written_in, reader_locale=locale)
+    return around.renderer.render(place, parts, data, locale=written_in, reader_locale=locale)
 
 
 def pick_template(templates: Sequence[Template], channel: Channel, locale: str | None, default_locale: str) -> Template:

@@ -5,7 +5,7 @@ A message with a title or a body is shown by the device; one without both is dat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,12 +13,18 @@ import orjson
 
 from models.deliveries import Delivery
 from models.errors import Refused
+from models.requests import Device, PushOptions
 
 #: https://developer.apple.com/documentation/usernotifications/generating-a-remote-notification
 #: https://firebase.google.com/docs/cloud-messaging/customize-messages/set-message-type
 MAX_PAYLOAD_BYTES = 4096
 #: FCM keeps nothing longer, and APNs no longer than 30 days.
 MAX_TTL_SECONDS = 28 * 86400
+
+#: Of one message; a person has no more.
+MAX_DEVICES = 50
+#: Parts of content that a push message could show.
+_TEXTS = ("title", "body", "subject", "text")
 
 #: What neither vendor lets an app's data be called.
 #: https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages#Message.FIELDS.data
@@ -32,6 +38,16 @@ DATA_PREFIX = "data."
 def is_data_only(content: Mapping[str, str]) -> bool:
     """Whether nothing of it is shown."""
     return not content.get("title") and not content.get("body")
+
+
+def is_asked_silent(options: PushOptions | None, content: Mapping[str, str]) -> bool:
+    """Whether a request is for data alone: it has some, and no text that could be shown."""
+    return bool(options is not None and options.data) and not any(content.get(part) for part in _TEXTS)
+
+
+def distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
+    """Each device once, and no more than one message goes to."""
+    return tuple({(device.platform, device.token): device for device in devices}.values())[:MAX_DEVICES]
 
 
 def app_data(delivery: Delivery) -> dict[str, str]:

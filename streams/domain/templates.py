@@ -93,6 +93,8 @@ PARTS: Mapping[str, Mapping[str, PartRule]] = {
         "action_url": _LINK,
         "image_url": _LINK,
     },
+    # A push message without text, which the app is given and nobody sees.
+    "push_data": {"action_url": _LINK, "image_url": _LINK},
     "in_app": {
         "title": PartRule(max_chars=256, single_line=True, required=True),
         "body": PartRule(max_chars=16_384, required=True),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from models.enums import Outcome
-from streams.providers.base import DeliveryResult
+from streams.providers.apns import ApnsProvider
+from streams.providers.base import DeliveryResult, Reach
+from streams.providers.fcm import FcmProvider
 from streams.providers.sendgrid import SendGridProvider
 from streams.providers.smtp import SmtpProvider
-from tests.contracts.deliveries import API_KEY, cases, email_delivery, settings
+from tests.contracts.apns_server import KEY_ID, TEAM_ID, TOPIC, ApnsServer
+from tests.contracts.deliveries import API_KEY, cases, email_delivery, push_delivery, settings
+from tests.contracts.fcm_server import FcmServer
 from tests.contracts.raw_smtp import DROP, RawSmtp
 from tests.contracts.sendgrid_server import SendGridServer
 
-CASES = [case for case in cases("provider_responses.json") if case["provider"] in ("sendgrid", "smtp", "any")]
+_HERE = ("sendgrid", "smtp", "fcm", "apns", "any")
+CASES = [case for case in cases("provider_responses.json") if case["provider"] in _HERE]
 
 _OWN_BACKOFF = None
 _EXPECTED: dict[str, tuple[set[Outcome], timedelta | None]] = {
@@ -28,6 +35,14 @@ _EXPECTED: dict[str, tuple[set[Outcome], timedelta | None]] = {
     "permanent-failure": ({Outcome.PERMANENT}, None),
     "permanent-failure, not suppressed for good": ({Outcome.PERMANENT}, None),
     "permanent-failure + suppress": ({Outcome.TARGET_DEAD}, None),
+    "drop-token": ({Outcome.TARGET_DEAD}, None),
+    # Whether it was: tests/integration/test_push_devices.py.
+    "drop-token only if it was registered before 'timestamp'": ({Outcome.TARGET_DEAD}, None),
+    "KEEP token registered after the timestamp": ({Outcome.TARGET_DEAD}, None),
+    "permanent-failure, KEEP token": ({Outcome.PERMANENT}, None),
+    "permanent-failure + alert": ({Outcome.PERMANENT}, None),
+    "alert, retry bounded, KEEP token": ({Outcome.RETRY}, None),
+    "retry with backoff for this device only": ({Outcome.RETRY}, None),
 }
 
 
@@ -70,14 +85,64 @@ async def by_smtp(case: dict[str, Any], *, at: str) -> DeliveryResult:
     return result
 
 
+async def by_fcm(case: dict[str, Any]) -> DeliveryResult:
+    server = FcmServer()
+    await server.start()
+    fields = {"fcm_server_key": server.account, "fcm_base_url": server.url}
+    provider = FcmProvider(settings(**fields))
+    assert (await provider.send(push_delivery())).outcome is Outcome.SENT, "so that it has an access token"
+    await provider.close()
+    match case["body"]:
+        case "connect refused":
+            await server.stop()
+        case "connection reset in the middle of the answer":
+            server.misbehave("cut_body")
+        case "200 with an empty body":
+            server.answer = {}
+        case _:
+            server.status, server.headers, server.answer = case["http_status"], case["headers"], case["body"]
+    alerts = _alerts()
+    result = await provider.send(push_delivery())
+    await provider.close()
+    await server.stop()
+    assert (_alerts() > alerts) == ("alert" in case["expect_action"])
+    return result
+
+
+def _alerts() -> float:
+    return sum(
+        REGISTRY.get_sample_value("comms_provider_alerts_total", {"provider": "fcm", "reason": reason}) or 0.0
+        for reason in ("SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR")
+    )
+
+
+async def by_apns(case: dict[str, Any], folder: Path) -> DeliveryResult:
+    server = ApnsServer(folder)
+    server.answer(case["http_status"], case["body"], case["headers"])
+    fields = {"apns_key_path": str(server.key_path), "apns_key_id": KEY_ID, "apns_team_id": TEAM_ID}
+    provider = ApnsProvider(settings(**fields, apns_topic=TOPIC, apns_base_url=server.url))
+    result = await provider.send(push_delivery())
+    await provider.close()
+    server.end()
+    if "timestamp" in case["body"]:
+        assert result.dead_since == datetime.fromtimestamp(case["body"]["timestamp"] / 1000, UTC)
+    if "only" in case["expect_action"] and case["http_status"] == 429:
+        assert result.reach is Reach.ANSWERED
+    return result
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-async def test_case(case: dict[str, Any]) -> None:
+async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
     outcomes, wait = _EXPECTED[case["expect_action"]]
     results = []
     if case["provider"] in ("sendgrid", "any"):
         results.append(await by_sendgrid(case))
     if case["provider"] == "smtp" or case["id"].startswith("net-"):
         results += [await by_smtp(case, at=at) for at in ("RCPT", "DOT")]
+    if case["provider"] in ("fcm", "any"):
+        results.append(await by_fcm(case))
+    if case["provider"] == "apns":
+        results.append(await by_apns(case, tmp_path))
     assert results
     for result in results:
         assert result.outcome in outcomes, result
