@@ -58,8 +58,9 @@ Since = Annotated[
     "",
     **operation(
         "List queues",
-        "The newest sample of every queue, in the order of the flow: request lanes, send lanes, contacts, delay tiers, "
-        "outbox, schedules, dead letters. Taken every five seconds as long as a worker runs; `sampled_at` tells.",
+        "The newest sample of every queue, in the order of the flow: request lanes, send lanes, contacts, providers' "
+        "events, delay tiers, outbox, schedules, providers' events that match nothing yet, dead letters. Taken every "
+        "five seconds as long as a worker runs; `sampled_at` tells.",
         answer=QueueView,
         example=_VIEW,
         many=True,

@@ -22,7 +22,7 @@ from api.timeline import shown_overall, shown_status, timeline
 from api.views import NotificationSummary, NotificationView
 from models.enums import Channel, Role, Status
 from models.repositories import reading
-from models.repositories.reading import StoredAttempt, StoredDelivery, StoredNotification
+from models.repositories.reading import StoredAttempt, StoredDelivery, StoredEvent, StoredNotification
 from models.requests import Instant, Key, UserId
 from streams.errors import is_passing
 from streams.markers import Markers
@@ -41,22 +41,25 @@ _SUMMARY = {
 }
 _VIEW = {
     **_SUMMARY,
+    "status": "delivered",
+    "updated_at": "2026-01-01T12:00:04.100Z",
     "deliveries": [
         {
             "delivery_id": "5f0c6f7e-2a3b-5c4d-8e9f-0a1b2c3d4e5f",
             "channel": "email",
-            "status": "sent",
-            "provider": "smtp",
-            "provider_message_id": "<5f0c6f7e-2a3b-5c4d-8e9f-0a1b2c3d4e5f.0@example.com>",
+            "status": "delivered",
+            "provider": "ses",
+            "provider_message_id": "0100019a3f5e6c7d-5f0c6f7e-000000",
             "attempts": 1,
-            "updated_at": "2026-01-01T12:00:00.250Z",
+            "updated_at": "2026-01-01T12:00:04.100Z",
         }
     ],
     "timeline": [
         {"at": "2026-01-01T12:00:00.000Z", "event": "accepted"},
         {"at": "2026-01-01T12:00:00.100Z", "channel": "email", "event": "queued"},
         {"at": "2026-01-01T12:00:00.150Z", "channel": "email", "event": "sending", "detail": "attempt 1"},
-        {"at": "2026-01-01T12:00:00.250Z", "channel": "email", "event": "sent", "detail": "attempt 1: smtp"},
+        {"at": "2026-01-01T12:00:00.250Z", "channel": "email", "event": "sent", "detail": "attempt 1: ses"},
+        {"at": "2026-01-01T12:00:04.000Z", "channel": "email", "event": "delivered", "detail": "ses"},
     ],
 }
 
@@ -116,9 +119,10 @@ async def list_notifications(
     "/{notification_id}",
     **operation(
         "Read a notification",
-        "Its deliveries and what happened so far, attempt by attempt. Somebody else's is not found for a user. An id "
-        "that was accepted while the database was away is found as `accepted` until its lane takes it up. What can't "
-        "be known at the moment is a 503, never a 404.",
+        "Its deliveries and what happened so far, attempt by attempt, and what providers told later (`delivered`, "
+        "`bounced` and so on). Somebody else's is not found for a user. An id that was accepted while the database was "
+        "away is found as `accepted` until its lane takes it up. What can't be known at the moment is a 503, never a "
+        "404.",
         answer=NotificationView,
         example=_VIEW,
         errors=["not_found"],
@@ -138,16 +142,16 @@ async def get_notification(notification_id: PathId, request: Request, caller: Us
         read = read or await _accepted(services.markers, notification_id)
     if read is None or not _may_read(caller, read[0]):
         raise not_found("notification")
-    found, deliveries, attempts = read
+    found, deliveries, attempts, events = read
     shown = _summary(found) | {
         "status": shown_overall(found, deliveries),
         "deliveries": [_delivery(one) for one in deliveries],
-        "timeline": timeline(found, deliveries, attempts),
+        "timeline": timeline(found, deliveries, attempts, events),
     }
     return reply(shown | without_nulls({"send_at": found.send_at, "expires_at": found.expires_at}))
 
 
-_Read = tuple[StoredNotification, Sequence[StoredDelivery], Sequence[StoredAttempt]]
+_Read = tuple[StoredNotification, Sequence[StoredDelivery], Sequence[StoredAttempt], Sequence[StoredEvent]]
 
 
 async def _read(engine: AsyncEngine, notification_id: UUID) -> _Read | None:
@@ -158,7 +162,8 @@ async def _read(engine: AsyncEngine, notification_id: UUID) -> _Read | None:
             return None
         deliveries = await reading.deliveries(connection, notification_id)
         attempts = await reading.attempts(connection, notification_id) if deliveries else []
-    return found, deliveries, attempts
+        events = await reading.events(connection, notification_id) if deliveries else []
+    return found, deliveries, attempts, events
 
 
 async def _accepted(markers: Markers, notification_id: UUID) -> _Read | None:
@@ -179,7 +184,7 @@ async def _accepted(markers: Markers, notification_id: UUID) -> _Read | None:
         created_at=marker.created_at,
         updated_at=marker.created_at,
     )
-    return found, (), ()
+    return found, (), (), ()
 
 
 def _may_read(caller: Caller, found: StoredNotification) -> bool:

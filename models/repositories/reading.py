@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from models.enums import Channel, Outcome, Priority, Status
+from models.enums import Channel, EventKind, Outcome, Priority, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,20 @@ class StoredAttempt:
     finished_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """What a provider told of a delivery."""
+
+    delivery_id: UUID
+    kind: EventKind
+    provider: str
+    occurred_at: datetime
+    is_permanent: bool
+    reason: str | None
+    generation: int | None
+    attempt: int | None
+
+
 _FIELDS = """
     n.id, n.user_id, n.status, n.category, n.priority, n.reason, n.metadata, n.send_at, n.expires_at,
     n.created_at, n.updated_at
@@ -93,6 +107,14 @@ _ATTEMPTS = text(
     FROM delivery_logs AS l JOIN notification_deliveries AS d USING (delivery_id)
     WHERE d.notification_id = :id
     ORDER BY l.claimed_at, l.delivery_id, l.generation, l.attempt LIMIT 1000
+    """
+)
+
+_EVENTS = text(
+    """
+    SELECT delivery_id, kind, provider, occurred_at, is_permanent, reason, generation, attempt
+    FROM provider_events WHERE notification_id = :id
+    ORDER BY occurred_at, received_at, event_id LIMIT 1000
     """
 )
 
@@ -130,6 +152,12 @@ async def attempts(connection: AsyncConnection, notification_id: UUID) -> list[S
         StoredAttempt(**(dict(row._mapping) | {"outcome": None if row.outcome is None else Outcome(row.outcome)}))
         for row in rows
     ]
+
+
+async def events(connection: AsyncConnection, notification_id: UUID) -> list[StoredEvent]:
+    """What providers told of its deliveries, the oldest first."""
+    rows = await connection.execute(_EVENTS, {"id": notification_id})
+    return [StoredEvent(**(dict(row._mapping) | {"kind": EventKind(row.kind)})) for row in rows]
 
 
 async def page(

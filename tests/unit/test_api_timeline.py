@@ -8,8 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from api.timeline import shown_overall, shown_status, timeline
-from models.enums import Channel, Outcome, Priority, Status
-from models.repositories.reading import StoredAttempt, StoredDelivery, StoredNotification
+from models.enums import Channel, EventKind, Outcome, Priority, Status
+from models.repositories.reading import StoredAttempt, StoredDelivery, StoredEvent, StoredNotification
 
 BEGIN = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -59,8 +59,25 @@ ATTEMPT = StoredAttempt(
 )
 
 
-def told(*deliveries: StoredDelivery, attempts: tuple[StoredAttempt, ...] = (), **changes: Any) -> list[str]:
-    entries = timeline(replace(NOTIFICATION, **changes), deliveries, attempts)
+EVENT = StoredEvent(
+    delivery_id=UUID(int=2),
+    kind=EventKind.DELIVERED,
+    provider="ses",
+    occurred_at=at(5),
+    is_permanent=False,
+    reason=None,
+    generation=0,
+    attempt=1,
+)
+
+
+def told(
+    *deliveries: StoredDelivery,
+    attempts: tuple[StoredAttempt, ...] = (),
+    events: tuple[StoredEvent, ...] = (),
+    **changes: Any,
+) -> list[str]:
+    entries = timeline(replace(NOTIFICATION, **changes), deliveries, attempts, events)
     assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
     return [" ".join(str(entry[name]) for name in ("channel", "event", "detail") if name in entry) for entry in entries]
 
@@ -128,3 +145,35 @@ def test_a_request_that_waits_for_its_slot_says_so() -> None:
     assert [(entry["event"], entry["at"]) for entry in waiting] == [("accepted", at(0)), ("throttled", at(9))]
     back = timeline(throttled, [replace(DELIVERY, created_at=at(20))], [])
     assert [entry["event"] for entry in back] == ["accepted", "throttled", "queued"]
+
+
+SENT = ["accepted", "email queued", "email sending attempt 1", "email sent attempt 1: smtp"]
+
+
+def test_what_a_provider_told_is_shown_and_its_status_not_twice() -> None:
+    bounced = replace(DELIVERY, status=Status.BOUNCED, attempts=1, reason="5.1.1")
+    events = (
+        replace(EVENT, kind=EventKind.ACCEPTED, occurred_at=at(4)),
+        EVENT,
+        replace(EVENT, kind=EventKind.BOUNCED, is_permanent=True, reason="5.1.1", occurred_at=at(6)),
+    )
+    expected = [*SENT, "email delivered ses", "email bounced ses: hard: 5.1.1"]
+    assert told(bounced, attempts=(ATTEMPT,), events=events) == expected
+
+
+def test_a_status_whose_event_is_forgotten_is_shown_from_its_row() -> None:
+    opened = replace(DELIVERY, status=Status.OPENED, attempts=1)
+    assert told(opened, attempts=(ATTEMPT,), events=(EVENT,)) == [*SENT, "email delivered ses", "email opened"]
+
+
+def test_a_vendors_whole_seconds_do_not_go_before_the_sending() -> None:
+    delivered = replace(DELIVERY, status=Status.DELIVERED, attempts=1)
+    events = (replace(EVENT, occurred_at=at(1)),)
+    assert told(delivered, attempts=(ATTEMPT,), events=events) == [*SENT, "email delivered ses"]
+
+
+def test_what_was_told_of_a_replay_says_so() -> None:
+    failed = replace(DELIVERY, status=Status.FAILED, generation=2, attempts=1)
+    event = replace(EVENT, kind=EventKind.FAILED, provider="twilio", reason="30005", generation=2)
+    again = replace(ATTEMPT, generation=2)
+    assert told(failed, attempts=(again,), events=(event,))[-1] == "email failed twilio: replay 2: 30005"
