@@ -117,8 +117,19 @@ _CASES: Sequence[_Case] = (
         "the account may not send to this country, or the sender can't reach it",
         "allow the country (Messaging, Geo permissions), or set a sender for it in SMS_SENDERS",
     ),
-    _case("twilio", r"\b21610\b", "this number has opted out", "START from that phone ends it; try another number"),
+    _case(
+        "twilio",
+        r"\b21610\b|opted_out",
+        "this number has opted out",
+        "START from that phone ends it; try another number",
+    ),
     _case("twilio", r"\b(21211|21614|21217)\b", "--to is no number for SMS", "give a mobile number: +4915112345678"),
+    _case(
+        "sns",
+        r" sender$",
+        "SNS doesn't take the sender that the settings give it",
+        "SMS_SENDERS needs a number of this account, or a name of up to 11 letters and digits that the country allows",
+    ),
     _case(
         "sns",
         r"Validation|InvalidParameter",
@@ -127,7 +138,7 @@ _CASES: Sequence[_Case] = (
     ),
     _case(
         "sns",
-        r"OptedOut|Opted",
+        r"OptedOut|opted_out",
         "this number has opted out",
         "lift it in the SNS console (Text messaging, Opted-out numbers): once in 30 days",
     ),
@@ -160,10 +171,16 @@ _CASES: Sequence[_Case] = (
     # Push
     _case(
         "fcm",
-        r"token refused|invalid_grant|no token|\b401\b|UNAUTHENTICATED",
+        r"service account refused|\b401\b|UNAUTHENTICATED",
         "Google doesn't accept the service account",
         "make a new key (Project settings, Service accounts) and set FCM_SERVER_KEY to its JSON or path; is this "
         "machine's clock right?",
+    ),
+    _case(
+        "fcm",
+        r"no access token",
+        "Google's token server does not answer",
+        "check the way to oauth2.googleapis.com (the token_uri in FCM_SERVER_KEY): DNS, the firewall and the proxy",
     ),
     _case(
         "fcm",
@@ -183,7 +200,12 @@ _CASES: Sequence[_Case] = (
         "Apple, or the browser's push service, refuses Firebase",
         "upload a valid APNs key or web push certificate to Firebase (Project settings, Cloud Messaging)",
     ),
-    _case("fcm", r"UNREGISTERED|token", "no app has this token any more", "take a token from a running app"),
+    _case(
+        "fcm",
+        r"UNREGISTERED|INVALID_ARGUMENT token",
+        "no app has this token any more",
+        "take a token from a running app",
+    ),
     _case(
         "apns",
         r"InvalidProviderToken|ExpiredProviderToken|MissingProviderToken",
