@@ -279,6 +279,7 @@ def _session(timeout: float) -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ttl_dns_cache=60),
         timeout=aiohttp.ClientTimeout(total=timeout, connect=timeout * _SHARE_FOR_CONNECT, ceil_threshold=60),
         cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("Accept", "Accept-Encoding"),
     )
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome
@@ -51,11 +52,12 @@ _LONGEST_TEXT = 1600
 _SENDER_ID = "AWS.SNS.SMS.SenderID"
 _SENDER_NUMBER = "AWS.MM.SMS.OriginationNumber"
 _SMS_TYPE = "AWS.SNS.SMS.SMSType"
+_MAX_PRICE = "AWS.SNS.SMS.MaxPrice"
 #: What only SNS has, taken from `options.provider` as it is, and what it may look like.
 #: https://docs.aws.amazon.com/sns/latest/dg/sms_publish-to-phone.html#sms_publish_sdk
 _OWN_OPTIONS: Mapping[str, re.Pattern[str]] = {
     _SMS_TYPE: re.compile(r"Promotional|Transactional"),
-    "AWS.SNS.SMS.MaxPrice": re.compile(r"[0-9]{1,3}(\.[0-9]{1,5})?"),
+    _MAX_PRICE: re.compile(r"[0-9]{1,3}(\.[0-9]{1,5})?"),
     "AWS.MM.SMS.EntityId": re.compile(r"[A-Za-z0-9]{1,50}"),
     "AWS.MM.SMS.TemplateId": re.compile(r"[A-Za-z0-9]{1,50}"),
 }
@@ -131,16 +133,20 @@ def payload(delivery: Delivery, *, senders: Mapping[str, str]) -> bytes:
         raise Refused("recipient.phone", "must be a number in E.164")
     if not text or len(text) > _LONGEST_TEXT:
         raise Refused("content.text", f"SNS takes 1 to {_LONGEST_TEXT} characters")
-    fields = {"Action": "Publish", "Version": _VERSION, "PhoneNumber": to, "Message": text}
-    for position, (name, value) in enumerate(_attributes(delivery, to, senders).items(), start=1):
-        entry = f"MessageAttributes.entry.{position}"
-        fields[f"{entry}.Name"] = name
-        fields[f"{entry}.Value.DataType"] = "Number" if name == "AWS.SNS.SMS.MaxPrice" else "String"
-        fields[f"{entry}.Value.StringValue"] = value
     try:
-        return urlencode(fields).encode("ascii")
+        form = f"Action=Publish&Version={_VERSION}&PhoneNumber={quote_plus(to)}&Message={quote_plus(text)}"
     except UnicodeEncodeError:
         raise Refused("content.text", "must not contain lone surrogates") from None
+    attributes = _attributes(delivery, to, senders)
+    entries = [_entry(place, name) + quote_plus(value) for place, (name, value) in enumerate(attributes.items(), 1)]
+    return "&".join((form, *entries)).encode("ascii")
+
+
+@lru_cache(maxsize=256)
+def _entry(place: int, name: str) -> str:
+    """An attribute's fields up to its value."""
+    entry, kind = f"MessageAttributes.entry.{place}", "Number" if name == _MAX_PRICE else "String"
+    return f"{entry}.Name={name}&{entry}.Value.DataType={kind}&{entry}.Value.StringValue="
 
 
 def _attributes(delivery: Delivery, to: str, senders: Mapping[str, str]) -> dict[str, str]:
