@@ -20,6 +20,7 @@ import structlog
 from firebase_admin import messaging  # type: ignore[import-untyped]
 from firebase_admin._messaging_encoder import MessageEncoder  # type: ignore[import-untyped]
 from google.auth.exceptions import GoogleAuthError, RefreshError
+from yarl import URL
 
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome
@@ -107,7 +108,7 @@ class FcmProvider(NotificationProvider):
         account = service_account("FCM_SERVER_KEY", settings.fcm_server_key)
         if not _BASE_URL.fullmatch(settings.fcm_base_url):
             raise Refused("FCM_BASE_URL", "must be an http or https URL")
-        self._url = f"{settings.fcm_base_url.rstrip('/')}/v1/projects/{account['project_id']}/messages:send"
+        self._url = URL(f"{settings.fcm_base_url.rstrip('/')}/v1/projects/{account['project_id']}/messages:send")
         self._total_seconds = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
         self._clock = clock
         self._token = token or AccessToken(fetcher("FCM_SERVER_KEY", account))
@@ -144,8 +145,10 @@ class FcmProvider(NotificationProvider):
         await self.open()
         assert self._session is not None
         try:
-            async with asyncio.timeout(self._total_seconds * _SHARE_FOR_CONNECT):
-                token = await self._token.get()
+            token = self._token.current()
+            if token is None:
+                async with asyncio.timeout(self._total_seconds * _SHARE_FOR_CONNECT):
+                    token = await self._token.get()
         except (GoogleAuthError, OSError) as error:
             return _no_token(error)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

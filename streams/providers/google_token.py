@@ -49,18 +49,22 @@ class AccessToken:
         self._not_before = 0.0
         self._fetching: asyncio.Task[str] | None = None
 
+    def current(self) -> str | None:
+        """The token that is good for now; None where one has to be waited for."""
+        now = self._clock()
+        if self._token is None or now >= self._ends_at - _LATE_SECONDS:
+            return None
+        if now >= self._ends_at - _EARLY_SECONDS and now >= self._not_before:
+            self._begin()
+        return self._token
+
     async def get(self) -> str:
         """A token that is good for now.
 
         Raises:
             google.auth.exceptions.GoogleAuthError: when there is none to be had.
         """
-        now = self._clock()
-        if self._token is not None and now < self._ends_at - _LATE_SECONDS:
-            if now >= self._ends_at - _EARLY_SECONDS and now >= self._not_before:
-                self._begin()
-            return self._token
-        return await asyncio.shield(self._begin())
+        return self.current() or await asyncio.shield(self._begin())
 
     def forget(self, token: str) -> None:
         """A token that was refused is not used again."""
