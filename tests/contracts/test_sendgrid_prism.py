@@ -1,18 +1,8 @@
-"""The SendGrid provider against Prism, a mock server by others that holds requests to the OpenAPI document.
-
-Needs Node and Prism 5 in npm's cache (`npx --yes @stoplight/prism-cli@5 --version` puts it there): the suite itself
-loads nothing from the network.
-"""
+"""The SendGrid provider against Prism, a mock server by others that holds requests to the OpenAPI document."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,15 +12,7 @@ from models.enums import Outcome
 from models.requests import Options
 from streams.providers.sendgrid import SendGridProvider
 from tests.contracts.deliveries import API_KEY, PAYLOADS, email_delivery, email_options, settings
-
-_PRISM = ("npx", "--yes", "--offline", "@stoplight/prism-cli@5")
-_START_SECONDS = 30
-
-
-def prism_is_here() -> bool:
-    if shutil.which("npx") is None:
-        return False
-    return subprocess.run([*_PRISM, "--version"], capture_output=True, check=False, timeout=60).returncode == 0
+from tests.fixtures.prism import prism
 
 
 def document(folder: Path) -> Path:
@@ -42,44 +24,12 @@ def document(folder: Path) -> Path:
     return target
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def listening(port: int) -> None:
-    async with asyncio.timeout(_START_SECONDS):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
-
-
 @pytest.fixture(scope="module")
 async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SendGridProvider]:
-    if not prism_is_here():
-        pytest.skip("PRISM IS MISSING: SendGrid's contract is checked by jsonschema only; see this file's docstring")
-    port = free_port()
-    command = (*_PRISM, "mock", "-h", "127.0.0.1", "-p", str(port), "--errors")
-    process = subprocess.Popen(
-        [*command, str(document(tmp_path_factory.mktemp("prism")))],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        await listening(port)
-        provider = SendGridProvider(settings(sendgrid_api_key=API_KEY, sendgrid_base_url=f"http://127.0.0.1:{port}"))
+    async with prism(document(tmp_path_factory.mktemp("prism"))) as url:
+        provider = SendGridProvider(settings(sendgrid_api_key=API_KEY, sendgrid_base_url=url))
         yield provider
         await provider.close()
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 async def test_an_ordinary_message_is_taken(provider: SendGridProvider) -> None:
