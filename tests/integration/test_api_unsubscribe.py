@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,10 +30,11 @@ ONE_CLICK = {"List-Unsubscribe": "One-Click"}
 async def keyed(
     kafka: str, postgres: Databases, migrated: str, valkey: str, identity: Identity
 ) -> AsyncIterator[RunningApi]:
-    async with a_service(kafka, postgres, migrated, valkey) as service:
-        with_key = replace(service, settings=service.settings.model_copy(update={"secret_key": KEY}))
-        async with an_api(with_key, identity) as running:
-            yield running
+    async with (
+        a_service(kafka, postgres, migrated, valkey, secret_key=KEY) as service,
+        an_api(service, identity) as running,
+    ):
+        yield running
 
 
 def leaving(**fields: Any) -> Leaving:
