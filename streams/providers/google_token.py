@@ -64,7 +64,8 @@ class AccessToken:
         Raises:
             google.auth.exceptions.GoogleAuthError: when there is none to be had.
         """
-        return self.current() or await asyncio.shield(self._begin())
+        token = self.current()
+        return token if token is not None else await asyncio.shield(self._begin())
 
     def forget(self, token: str) -> None:
         """A token that was refused is not used again."""
