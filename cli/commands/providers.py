@@ -74,7 +74,9 @@ def check(
     stored. The exit code is 1 when the provider didn't take it.
     """
     from models.settings import load_settings
+    from streams.logs import configure_logs
 
+    configure_logs("ERROR", process="comms-cli")  # what an adapter would log is in the finding
     finding = asyncio.run(_check(name, load_settings(), to))
     output = Output()
     if json:

@@ -17,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from api.app import create_app
+from bench.adapters import VENDORS
 from models.enums import Channel, Outcome
 from models.settings import Settings
 from streams.provider_states import ProviderStates, StateTeller, word
@@ -239,6 +240,14 @@ async def test_a_check_says_what_is_wrong(api: RunningApi, sendgrid: SendGridSer
     assert "What is wrong: SendGrid doesn't know the API key" in done.stdout
     assert "set SENDGRID_API_KEY" in done.stdout
     assert API_KEY not in done.stdout + done.stderr
+
+
+async def test_what_an_adapter_logs_is_not_in_the_way(api: RunningApi, tmp_path: Path) -> None:
+    away = {name.upper(): str(value) for name, value in VENDORS["fcm"].settings(9, tmp_path).items()}
+    done = await comms(api.service.settings, "check", "fcm", "--to", "f" * 40, "--json", **away)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["reason"] == "no access token"
+    assert "PRIVATE KEY" not in done.stdout + done.stderr
 
 
 async def test_a_check_of_nobody_names_who_there_is(api: RunningApi) -> None:
