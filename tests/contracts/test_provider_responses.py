@@ -20,8 +20,10 @@ from tests.contracts.deliveries import API_KEY, cases, email_delivery, push_deli
 from tests.contracts.fcm_server import FcmServer
 from tests.contracts.raw_smtp import DROP, RawSmtp
 from tests.contracts.sendgrid_server import SendGridServer
+from tests.contracts.test_twilio_contract import sms, twilio_provider
+from tests.contracts.twilio_server import TwilioServer
 
-_HERE = ("sendgrid", "smtp", "fcm", "apns", "any")
+_HERE = ("sendgrid", "smtp", "fcm", "apns", "twilio", "any")
 CASES = [case for case in cases("provider_responses.json") if case["provider"] in _HERE]
 
 _OWN_BACKOFF = None
@@ -109,6 +111,25 @@ async def by_fcm(case: dict[str, Any]) -> DeliveryResult:
     return result
 
 
+async def by_twilio(case: dict[str, Any]) -> DeliveryResult:
+    server = TwilioServer()
+    await server.start()
+    match case["body"]:
+        case "connect refused":
+            await server.stop()
+        case "connection reset in the middle of the answer":
+            server.misbehave("cut")
+        case "200 with an empty body":
+            server.status, server.answer = 200, {}
+        case _:
+            server.status, server.headers, server.answer = case["http_status"], case["headers"], case["body"]
+    provider = twilio_provider(server)
+    result = await provider.send(sms())
+    await provider.close()
+    await server.stop()
+    return result
+
+
 def _alerts() -> float:
     return sum(
         REGISTRY.get_sample_value("comms_provider_alerts_total", {"provider": "fcm", "reason": reason}) or 0.0
@@ -141,6 +162,8 @@ async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
         results += [await by_smtp(case, at=at) for at in ("RCPT", "DOT")]
     if case["provider"] in ("fcm", "any"):
         results.append(await by_fcm(case))
+    if case["provider"] in ("twilio", "any"):
+        results.append(await by_twilio(case))
     if case["provider"] == "apns":
         results.append(await by_apns(case, tmp_path))
     assert results
