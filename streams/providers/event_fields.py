@@ -9,9 +9,16 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from models.provider_events import ProviderEvent
+
 #: A vendor's word may be kept when it can't be an address or content.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,99}")
 _HIGHEST = 32767
+
+
+def event(**fields: Any) -> ProviderEvent:
+    """An event of what is known: nothing stands where nothing is."""
+    return ProviderEvent(**{name: value for name, value in fields.items() if value is not None})
 
 
 def word(value: object) -> str | None:

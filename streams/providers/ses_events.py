@@ -14,7 +14,7 @@ from typing import Any
 
 from models.enums import Channel, EventKind
 from models.provider_events import ProviderEvent
-from streams.providers.event_fields import digest, moment, section, whose, word, words
+from streams.providers.event_fields import digest, event, moment, section, whose, word, words
 
 PROVIDER = "ses"
 
@@ -74,13 +74,13 @@ def ses_events(told: Mapping[str, Any], *, message_id: str, sent_at: datetime) -
         kind = EventKind.UNKNOWN  # somebody took a message out of the spam folder
     of_event = _event_key(name, mail, more, message_id)
     return [
-        ProviderEvent(
+        event(
             event_id=f"{PROVIDER}:{of_event}:{digest(of_event, address or '')}",
             kind=kind,
             address=address,
             is_permanent=kind is EventKind.BOUNCED and more.get("bounceType") == "Permanent",
             reason=_reason(name, more, recipient),
-            raw={"event": word(name), **words(more, _KEPT), **words(recipient, _KEPT_OF_RECIPIENT)},
+            raw={**words({"event": name}, ("event",)), **words(more, _KEPT), **words(recipient, _KEPT_OF_RECIPIENT)},
             **common,
         )
         for address, recipient in _recipients(name, mail, more)

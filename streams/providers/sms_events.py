@@ -13,7 +13,7 @@ from typing import Any
 
 from models.enums import Channel, EventKind
 from models.provider_events import ProviderEvent
-from streams.providers.event_fields import moment, section, whose, word, words
+from streams.providers.event_fields import event, moment, section, whose, word, words
 
 PROVIDER = "sns"
 
@@ -54,7 +54,7 @@ def sms_events(told: Mapping[str, Any], *, message_id: str, sent_at: datetime) -
         return []
     kind = _kind(told)
     return [
-        ProviderEvent(
+        event(
             event_id=f"{PROVIDER}:{message_id}",
             provider=PROVIDER,
             channel=Channel.SMS,
@@ -85,7 +85,7 @@ def _answer(told: Mapping[str, Any], *, message_id: str, sent_at: datetime) -> l
     if kind is None or address is None:
         return []
     return [
-        ProviderEvent(
+        event(
             event_id=f"{PROVIDER}:{_id(told.get('inboundMessageId')) or message_id}",
             provider=PROVIDER,
             channel=Channel.SMS,

@@ -71,7 +71,7 @@ def read_message(callback: Callback) -> SnsMessage:
         fields = orjson.loads(callback.body)
     except ValueError:
         raise NotVerified("not a message of SNS") from None
-    if not isinstance(fields, dict) or fields.get("Type") not in _SIGNED:
+    if not isinstance(fields, dict) or _text(fields, "Type") not in _SIGNED:
         raise NotVerified("not a message of SNS")
     if callback.headers.get("x-amz-sns-message-type") != fields["Type"]:
         raise NotVerified("the header names another type")
