@@ -92,8 +92,9 @@ _RATES = text(
     )
     SELECT category, COALESCE(went.sent, 0) AS sent, COALESCE(came_back.bounced, 0) AS bounced,
            COALESCE(came_back.soft, 0) AS soft, COALESCE(begins.is_paused, false) AS is_paused
-    FROM went FULL JOIN came_back USING (category) LEFT JOIN begins USING (category)
-    WHERE CAST(:after AS text) IS NULL OR category > :after
+    FROM went FULL JOIN came_back USING (category) FULL JOIN begins USING (category)
+    WHERE (went.sent IS NOT NULL OR came_back.category IS NOT NULL OR begins.is_paused)
+      AND (CAST(:after AS text) IS NULL OR category > :after)
     ORDER BY category LIMIT :limit
     """  # noqa: S608
 )
@@ -140,7 +141,7 @@ async def count(connection: AsyncConnection, *, every: timedelta, settled: timed
 async def rates(
     connection: AsyncConnection, *, window: timedelta, after: str | None = None, limit: int = 10_000
 ) -> list[BounceRate]:
-    """Of all categories that sent or got back anything within the window before now, by category."""
+    """Of all categories that sent or got back anything within the window before now, or are held back, by category."""
     now = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
     rows = await connection.execute(_RATES, {"since": now - window, "after": after, "limit": limit})
     return [BounceRate(**row._mapping) for row in rows]

@@ -69,11 +69,12 @@ class UnsubscribeLinks:
 
     def token(self, leaving: Leaving) -> str:
         """At most MAX_CHARACTERS. What doesn't fit is left out: first the message, then the category."""
-        for shorter in (leaving, replace(leaving, notification_id=None)):
-            token = self._sealed(shorter)
-            if len(token) <= MAX_CHARACTERS:
-                return token
-        return self._sealed(replace(leaving, notification_id=None, category=EVERYTHING))
+        token = self._sealed(leaving)
+        if len(token) > MAX_CHARACTERS:
+            token = self._sealed(replace(leaving, notification_id=None))
+        if len(token) > MAX_CHARACTERS:
+            token = self._sealed(replace(leaving, notification_id=None, category=EVERYTHING))
+        return token
 
     def _sealed(self, leaving: Leaving) -> str:
         nonce = secrets.token_bytes(_NONCE_BYTES)

@@ -180,3 +180,19 @@ async def test_what_is_queued_already_is_not_sent(keyed: RunningApi) -> None:
 async def test_without_a_key_there_are_no_links(api: RunningApi) -> None:
     answer = await nobody(api, "POST", LINKS.token(leaving()), data=ONE_CLICK)
     assert answer.status_code == 404
+
+
+async def test_templates_may_print_the_link(keyed: RunningApi) -> None:
+    key = f"t-{uuid.uuid4().hex[:8]}"
+    channels = {
+        "email": {"subject": "News, {{ name }}", "html": '<a href="{{ unsubscribe_url }}">Leave</a>'},
+        "in_app": {"title": "News", "body": "{{ unsubscribe_url }}Hello {{ name }}"},
+    }
+    created = await keyed.admin.post("/api/v1/templates", json={"key": key, "channels": channels})
+    assert created.status_code == 201, created.text
+    assert created.json()["variables"] == ["name"]
+    preview = await keyed.sender.post(f"/api/v1/templates/{key}/preview", json={"data": {"name": "Ada"}})
+    assert preview.json()["channels"]["in_app"]["body"] == "Hello Ada"
+    request = {"user_id": "u-1", "template_id": key, "channels": ["email", "in_app"], "data": {"name": "Ada"}}
+    taken = await keyed.sender.post("/api/v1/notifications", json=request | {"recipient": {"email": "a@example.com"}})
+    assert taken.status_code == 202, taken.text

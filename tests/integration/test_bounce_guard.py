@@ -154,6 +154,16 @@ async def test_only_the_window_counts(rows: Rows) -> None:
     assert await look(guard(rows), "news") is None
 
 
+async def test_a_pause_is_shown_for_as_long_as_it_lasts(rows: Rows) -> None:
+    found = BounceRate(category="news", sent=1000, bounced=100, soft=0, is_paused=False)
+    async with rows.engine.begin() as connection:
+        await bounce_rates.pause(connection, found)
+    await send(rows, "tips", 1)
+    one = await look(guard(rows), "news")
+    assert one == BounceRate(category="news", sent=0, bounced=0, soft=0, is_paused=True)
+    assert shown(CATEGORIES_PAUSED, "news") == 1
+
+
 async def test_after_a_resumption_it_counts_anew(rows: Rows) -> None:
     await send(rows, "news", 1000)
     await come_back(rows, "news", 100)
