@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, model_validator
@@ -12,6 +12,7 @@ from models.enums import Channel, Priority
 from models.json_values import JsonObject, Maybe, Text
 from models.limits import Scope
 from models.requests import Contract, Key, Locale, Timezone
+from streams.domain.push import DATA_PREFIX
 
 _ZONES = frozenset(available_timezones())
 
@@ -26,6 +27,7 @@ Zone = Annotated[Timezone, AfterValidator(_known_zone)]
 #: Source of one part; the template rules bound each part on their own.
 Source = Annotated[Text, Field(max_length=262_144)]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+DataName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 ClockTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 
 
@@ -62,13 +64,15 @@ class PushParts(_Parts):
     body: Source
     action_url: Maybe[Source] = None
     image_url: Maybe[Source] = None
-    data: Annotated[Maybe[dict[str, Any]], Field(description="Not offered by this version: refused.")] = None
+    data: Annotated[
+        Maybe[Annotated[dict[DataName, Source], Field(max_length=50)]],
+        Field(description="For the app, beside `options.push.data` of a request, which goes before it."),
+    ] = None
 
-    @model_validator(mode="after")
-    def _is_offered(self) -> Self:
-        if self.data is not None:
-            raise ValueError("data in push templates is not offered by this version; use options.push.data")
-        return self
+    def parts(self) -> dict[str, str]:
+        """The values of `data` are parts too: `data.order_id`."""
+        shown = {name: value for name, value in self if isinstance(value, str)}
+        return shown | {f"{DATA_PREFIX}{name}": value for name, value in (self.data or {}).items()}
 
 
 class InAppParts(_Parts):

@@ -13,6 +13,9 @@ from models.enums import Channel, Priority, Status
 from models.limits import Scope
 from streams.queues import QueueState
 
+#: The parts of one channel by name; `data` of a push message by its own names.
+Parts = dict[str, str | dict[str, str]]
+
 
 class TemplateView(BaseModel):
     """One version of a template in one locale."""
@@ -22,7 +25,7 @@ class TemplateView(BaseModel):
     version: int
     category: str | None
     variables: list[str]
-    channels: dict[Channel, dict[str, str]]
+    channels: dict[Channel, Parts]
     draft: bool
     created_by: str
     created_at: datetime
@@ -38,7 +41,7 @@ class TemplateWithLocales(TemplateView):
 class PreviewView(BaseModel):
     """The rendered parts of each channel."""
 
-    channels: dict[Channel, dict[str, str]]
+    channels: dict[Channel, Parts]
 
 
 class ContactView(BaseModel):

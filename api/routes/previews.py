@@ -14,7 +14,7 @@ from api.dependencies import PathKey, Service, services_of
 from api.documents import operation
 from api.errors import FieldError, invalid
 from api.responses import reply
-from api.routes.templates import VIEW, check, find
+from api.routes.templates import VIEW, check, find, shown_parts
 from api.schemas import PreviewBody, UnsavedPreviewBody
 from api.views import PreviewView
 from models.enums import Channel
@@ -81,7 +81,7 @@ def _rendered(
     locale: str | None = None,
 ) -> Response:
     check(channels)
-    rendered: dict[str, dict[str, str]] = {}
+    rendered: dict[Channel, dict[str, str]] = {}
     errors: dict[str, FieldError] = {}
     for channel, parts in channels.items():
         try:
@@ -94,4 +94,4 @@ def _rendered(
             errors[name] = FieldError(name, error.reason)
     if errors:
         raise invalid(errors.values())
-    return reply({"channels": rendered})
+    return reply({"channels": shown_parts(rendered)})

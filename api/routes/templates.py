@@ -17,10 +17,11 @@ from api.errors import FieldError, Problem, invalid, not_found
 from api.paging import CursorText, Limit, bad_cursor, key_cursor, key_cursor_of, listing
 from api.responses import reply
 from api.schemas import NewTemplateBody, PublishBody, TemplateBody
-from api.views import TemplateView, TemplateWithLocales
+from api.views import Parts, TemplateView, TemplateWithLocales
 from models.enums import Channel
 from models.repositories import templates
 from models.repositories.templates import NewTemplate, StoredTemplate
+from streams.domain.push import DATA_PREFIX
 from streams.domain.templates import check_parts, variables
 
 router = APIRouter(prefix="/api/v1/templates", tags=["templates"])
@@ -232,12 +233,23 @@ def view(template: StoredTemplate) -> dict[str, Any]:
         "version": template.version,
         "category": template.category,
         "variables": template.variables,
-        "channels": template.channels,
+        "channels": shown_parts(template.channels),
         "draft": template.published_at is None,
         "created_by": template.created_by,
         "created_at": template.created_at,
         "published_at": template.published_at,
     }
+
+
+def shown_parts(channels: Mapping[Channel, Mapping[str, str]]) -> dict[str, Parts]:
+    """Parts as they were given, with the values of a push message's data under `data`."""
+    return {channel: _nested(parts) for channel, parts in channels.items()}
+
+
+def _nested(parts: Mapping[str, str]) -> Parts:
+    data = {name.removeprefix(DATA_PREFIX): value for name, value in parts.items() if name.startswith(DATA_PREFIX)}
+    shown: Parts = {name: value for name, value in parts.items() if not name.startswith(DATA_PREFIX)}
+    return shown | {"data": data} if data else shown
 
 
 def check(channels: Mapping[Channel, Mapping[str, str]]) -> None:

@@ -50,6 +50,11 @@ def distinct(devices: Sequence[Device]) -> tuple[Device, ...]:
     return tuple({(device.platform, device.token): device for device in devices}.values())[:MAX_DEVICES]
 
 
+def is_reserved(name: str) -> bool:
+    """Whether an app's data may not be called so."""
+    return name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES)
+
+
 def app_data(delivery: Delivery) -> dict[str, str]:
     """What the app gets beside the text: the template's data, the request's, the links, and what it is part of.
 
@@ -59,9 +64,8 @@ def app_data(delivery: Delivery) -> dict[str, str]:
     content, options = delivery.content, delivery.options.push
     data = {name.removeprefix(DATA_PREFIX): value for name, value in content.items() if name.startswith(DATA_PREFIX)}
     data |= (options.data if options is not None else None) or {}
-    for name in data:
-        if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
-            raise Refused("options.push.data", "has a name that is reserved")
+    if any(is_reserved(name) for name in data):
+        raise Refused("options.push.data", "has a name that is reserved")
     data |= {name: content[name] for name in ("action_url", "image_url") if content.get(name)}
     data["delivery_id"] = str(delivery.delivery_id)
     data["notification_id"] = str(delivery.notification_id)

@@ -17,6 +17,7 @@ from jinja2 import TemplateError as JinjaError
 from jinja2 import UndefinedError, nodes
 
 from streams.domain.direction import has_right_to_left_letters, is_right_to_left, right_to_left
+from streams.domain.push import DATA_PREFIX, MAX_PAYLOAD_BYTES, is_reserved
 from streams.domain.template_css import inline_css
 from streams.domain.template_errors import (
     MissingVariable,
@@ -103,6 +104,9 @@ PARTS: Mapping[str, Mapping[str, PartRule]] = {
     },
 }
 
+#: A value of a push template's data. `push.DATA_PREFIX` begins the names of such parts, as in `data.order_id`.
+_DATA = PartRule(max_chars=MAX_PAYLOAD_BYTES)
+
 #: Where a part of inline content is taken from when it isn't there itself.
 _FALLBACKS = {"title": "subject", "body": "text", "subject": "title", "text": "body"}
 
@@ -130,7 +134,7 @@ def variables(parts: Mapping[str, str], channel: str) -> set[str]:
     """
     names: set[str] = set()
     for part, source in parts.items():
-        rule = PARTS.get(channel, {}).get(part)
+        rule = _rule(channel, part)
         if rule is None:
             continue
         try:
@@ -183,7 +187,9 @@ class Renderer:
         for problem in _shape_problems(channel, parts):
             raise problem
         rules, meter = _rules_of(channel), Meter()
-        rendered = {part: self._render_part(part, rules[part], source, data, meter) for part, source in parts.items()}
+        rendered = {
+            part: self._render_part(part, rules.get(part, _DATA), source, data, meter) for part, source in parts.items()
+        }
         if channel == "email":
             self._complete_email(rendered, parts, data)
             if "html" in rendered:
@@ -263,8 +269,10 @@ def _rules_of(channel: str) -> Mapping[str, PartRule]:
 def _shape_problems(channel: str, parts: Mapping[str, str]) -> Iterator[TemplateError]:
     rules = _rules_of(channel)
     for part in parts:
-        if part not in rules:
+        if _rule(channel, part) is None:
             yield TemplateRefused(_name(part), f"is not a part of {channel}: {', '.join(rules)}")
+        elif part not in rules and is_reserved(part.removeprefix(DATA_PREFIX)):
+            yield TemplateRefused(_name(part), "is a name that vendors keep for themselves")
     for part, rule in rules.items():
         if rule.required and part not in parts:
             yield TemplateRefused(part, f"is required for {channel}")
@@ -274,14 +282,20 @@ def _shape_problems(channel: str, parts: Mapping[str, str]) -> Iterator[Template
         yield TemplateRefused("mjml", "stands in place of html, not beside it")
 
 
+def _rule(channel: str, part: str) -> PartRule | None:
+    """What a part may be; None where the channel has none of this name."""
+    if channel == "push" and part.startswith(DATA_PREFIX):
+        return _DATA
+    return PARTS.get(channel, {}).get(part)
+
+
 def _name(part: str) -> str:
-    return part if part.isidentifier() and len(part) <= 40 else "unknown"
+    return part if part.removeprefix(DATA_PREFIX).isidentifier() and len(part) <= 40 else "unknown"
 
 
 def _source_problems(channel: str, parts: Mapping[str, str]) -> Iterator[TemplateError]:
-    rules = _rules_of(channel)
     for part, source in parts.items():
-        rule = rules.get(part)
+        rule = _rule(channel, part)
         if rule is None:
             continue
         try:

@@ -134,7 +134,10 @@ NO_CHANNELS: list[dict[str, Any]] = [
     {"email": {"subject": "s"}},
     {"email": {"subject": "s", "mjml": "<mjml>"}},
     {"email": {"subject": "s", "mjml": "<mjml></mjml>", "html": "<p>x</p>"}},
-    {"push": {"title": "t", "body": "b", "data": {"a": "b"}}},
+    {"push": {"title": "t", "body": "b", "data": {"a": 1}}},
+    {"push": {"title": "t", "body": "b", "data": {"from": "b"}}},
+    {"push": {"title": "t", "body": "b", "data": {"two words": "b"}}},
+    {"push": {"title": "t", "body": "b", "data": {"a": "{{ 9 ** 9 }}"}}},
 ]
 
 
@@ -157,6 +160,16 @@ async def test_previews_render_and_name_what_is_missing(api: RunningApi) -> None
         answer = await api.sender.post(path, json=unsaved)
         assert answer.json()["channels"]["email"]["html"] == "<p>&lt;b&gt;</p>"
     assert (await api.sender.post(f"{PATH}/{fresh_key()}/preview", json={})).status_code == 404
+
+
+async def test_a_push_template_has_data_for_the_app(api: RunningApi) -> None:
+    push = {"title": "Order", "body": "It is here", "data": {"order.id": "{{ order }}", "screen": "orders"}}
+    created = await api.admin.post(PATH, json={"key": fresh_key(), "channels": {"push": push}})
+    assert created.status_code == 201, created.text
+    assert created.json()["channels"]["push"] == push
+    assert created.json()["variables"] == ["order"]
+    shown = await api.sender.post(f"{PATH}/{created.json()['key']}/preview", json={"data": {"order": "7"}})
+    assert shown.json()["channels"]["push"] == {**push, "data": {"order.id": "7", "screen": "orders"}}
 
 
 async def test_a_preview_shows_the_mail_that_would_be_sent(api: RunningApi) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from models.audience import Template
 from models.deliveries import Delivery
-from models.enums import Status
+from models.enums import Channel, Status
 from models.errors import Refused
 from models.requests import Device, parse
-from streams.domain.push import MAX_DEVICES, distinct
+from streams.domain.push import MAX_DEVICES, app_data, distinct
 from tests.unit.test_planning import around, one, request
 
 FCM, APNS = {"platform": "fcm", "token": "t1"}, {"platform": "apns", "token": "t2"}
@@ -66,6 +67,16 @@ def test_what_no_vendor_takes_is_sent_to_none(
 def test_reserved_names_are_refused_at_once(name: str) -> None:
     found = one(push({"title": "t", "body": "b"}, data={name: "x"}))
     assert (found.status, found.reason) == (Status.FAILED, "invalid options.push.data: has a name that is reserved")
+
+
+def test_a_template_s_data_is_rendered_and_a_request_s_goes_before_it() -> None:
+    parts = {"title": "T", "body": "B", "data.order": "{{ name }}", "data.screen": "orders"}
+    template = Template(key="k", locale="en", version=1, channel=Channel.PUSH, parts=parts)
+    asked = request(channel="push", content=None, template_id="k", options={"push": {"data": {"screen": "cart"}}})
+    found = one(asked, around(templates=(template,)))
+    assert found.status is Status.QUEUED
+    data = app_data(found.delivery)
+    assert (data["order"], data["screen"]) == ("Ada", "cart")
 
 
 def test_no_device_gets_it_twice_and_no_more_than_a_person_has() -> None:
