@@ -112,15 +112,18 @@ async def standings(connection: AsyncConnection, delivery_ids: Iterable[UUID]) -
     rows = (await connection.execute(_STANDINGS, {"delivery_ids": wanted})).all() if wanted else []
     return {
         row.delivery_id: Standing(
-            **(
-                dict(row._mapping)
-                | {
-                    "delivery_id": _uuid(row.delivery_id),
-                    "notification_id": _uuid(row.notification_id),
-                    "channel": Channel(row.channel),
-                    "status": Status(row.status),
-                }
-            )
+            delivery_id=_uuid(row.delivery_id),
+            notification_id=_uuid(row.notification_id),
+            user_id=row.user_id,
+            channel=Channel(row.channel),
+            category=row.category,
+            metadata=row.metadata,
+            status=Status(row.status),
+            rank=row.rank,
+            generation=row.generation,
+            attempts=row.attempts,
+            provider=row.provider,
+            provider_message_id=row.provider_message_id,
         )
         for row in rows
     }

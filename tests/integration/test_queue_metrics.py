@@ -182,7 +182,12 @@ async def test_one_process_of_many_takes_the_sample(queues: Service) -> None:
     assert reader.asked == 1
     assert sum(bool(samples) for samples in taken) == 1
     assert not any([await sampler.sample() for sampler in samplers]), "before its time"
-    assert {sample.lane for sample in await stored(queues)} == {"contacts", "outbox", "schedules"}
+    assert {sample.lane for sample in await stored(queues)} == {
+        "contacts",
+        "outbox",
+        "schedules",
+        "provider-events-unmatched",
+    }
 
 
 async def test_the_next_process_goes_on_with_the_rates(queues: Service) -> None:
@@ -211,7 +216,8 @@ async def test_the_waiting_rows_are_counted(queues: Service) -> None:
     found = {sample.lane: sample for sample in await stored(queues)}
     assert found["outbox"].lag == 3
     assert found["outbox"].oldest_age_seconds is not None
-    assert (found["schedules"].lag, found["schedules"].oldest_age_seconds) == (0, None)
+    for name in ("schedules", "provider-events-unmatched"):
+        assert (found[name].lag, found[name].oldest_age_seconds) == (0, None)
 
 
 async def test_the_gauges_are_those_of_the_process_whose_turn_it_is(queues: Service) -> None:
