@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from bench.catalogue import CATALOGUE, Bench
+from bench import adapters
+from bench.catalogue import CATALOGUE, GROUPS, Bench
 from bench.http_load import Load, _template
 from bench.targets import Target, line
 from models.requests import NotificationRequest, parse
@@ -73,3 +75,19 @@ def test_the_load_is_valid_http_and_never_the_same() -> None:
         keys.add(headers[b"Idempotency-Key"])
         users.add(request.user_id)
     assert (len(keys), len(users)) == (3, 3)
+
+
+def test_a_group_stands_for_its_members() -> None:
+    assert set(GROUPS["adapters"]) == {name for name in CATALOGUE if name.startswith("adapter-")}
+
+
+@pytest.mark.parametrize("name", adapters.NAMES)
+async def test_each_adapter_can_be_measured(name: str) -> None:
+    if name == "apns" and shutil.which("node") is None:
+        pytest.skip("NODE IS MISSING: the benchmark of APNs is not tried")
+    told = await adapters.adapter(name, 0.1)
+    assert told["bench"] == f"adapter-{name}"
+    assert told["per_second"] > 0
+    assert told["targets"] == ({} if name == "smtp" else {"ratio": ">= 0.6"})
+    # A vendor that can't keep up would make every adapter look good.
+    assert name == "smtp" or told["sink_busy"] < 0.8
