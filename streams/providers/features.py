@@ -11,13 +11,15 @@ from streams.providers.base import UnsupportedFeature
 _SHOWABLE = re.compile(r"[a-z][a-z0-9_]{0,40}")
 
 
-def refuse_unsupported(delivery: Delivery, *, provider: str, takes: Collection[str] = ()) -> None:
-    """`takes` names the keys of `options.provider` that this vendor understands.
+def refuse_unsupported(
+    delivery: Delivery, *, provider: str, takes: Collection[str] = (), attaches: bool = False
+) -> None:
+    """`takes` names the keys of `options.provider` that this vendor understands; `attaches`: it sends files.
 
     Raises:
         UnsupportedFeature: for the first option that it doesn't.
     """
-    if delivery.options.email is not None and delivery.options.email.attachments:
+    if not attaches and delivery.options.email is not None and delivery.options.email.attachments:
         raise UnsupportedFeature("options.email.attachments", provider)
     refuse_unknown(delivery, provider=provider, takes=takes)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from models.enums import Channel
 from models.errors import Refused
 from models.settings import Settings
+from streams.attachments import Attachments
 from streams.providers.apns import ApnsProvider
 from streams.providers.base import NotificationProvider
 from streams.providers.fcm import FcmProvider
@@ -26,12 +27,13 @@ class Services:
     settings: Settings
     inbox: Inbox
     announcer: Announcer
+    attachments: Attachments
 
 
 _PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]] = {
-    (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings),
-    (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings),
-    (Channel.EMAIL, "ses"): lambda given: SesProvider(given.settings),
+    (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings, attachments=given.attachments),
+    (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings, attachments=given.attachments),
+    (Channel.EMAIL, "ses"): lambda given: SesProvider(given.settings, attachments=given.attachments),
     (Channel.PUSH, "fcm"): lambda given: FcmProvider(given.settings),
     (Channel.PUSH, "apns"): lambda given: ApnsProvider(given.settings),
     (Channel.SMS, "twilio"): lambda given: TwilioProvider(given.settings),
@@ -52,7 +54,7 @@ def build_provider(name: str, settings: Settings, *, inbox: Inbox, announcer: An
         Refused: naming the setting that it misses.
         KeyError: when there is no provider of this name.
     """
-    given = Services(settings=settings, inbox=inbox, announcer=announcer)
+    given = Services(settings=settings, inbox=inbox, announcer=announcer, attachments=Attachments(settings))
     return _PROVIDERS[channel_of(name), name](given)
 
 
@@ -69,7 +71,7 @@ def build_chain(
     Raises:
         Refused: naming the setting that a provider of the chain misses.
     """
-    given = Services(settings=settings, inbox=inbox, announcer=announcer)
+    given = Services(settings=settings, inbox=inbox, announcer=announcer, attachments=Attachments(settings))
     chain = []
     for name in settings.providers(channel):
         build = _PROVIDERS.get((channel, name))

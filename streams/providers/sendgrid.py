@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -20,8 +21,11 @@ from models.deliveries import Delivery
 from models.enums import Channel, Outcome
 from models.errors import Refused
 from models.settings import Settings
+from streams.attachments import Attachments
+from streams.domain.attachments import File
 from streams.domain.mail_headers import encoded_text
 from streams.domain.mime import Envelope, envelope, sender_mailbox
+from streams.providers.attached import built, with_files
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach, UnsupportedFeature
 from streams.providers.features import refuse_unsupported
 from streams.providers.retry_after import asked_wait
@@ -66,6 +70,7 @@ Person = TypeVar("Person", From, To)
 #: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
+_LEAST_SECONDS = 0.1
 
 
 class SendGridProvider(NotificationProvider):
@@ -74,7 +79,13 @@ class SendGridProvider(NotificationProvider):
     name: ClassVar[str] = "sendgrid"
     channel: ClassVar[Channel] = Channel.EMAIL
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        attachments: Attachments | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Connects to nothing yet.
 
         Raises:
@@ -86,8 +97,10 @@ class SendGridProvider(NotificationProvider):
             raise Refused("SENDGRID_BASE_URL", "must be an http or https URL")
         sender_mailbox("EMAIL_FROM", settings.email_from)
         self._settings = settings
+        self._timeout = _timeout(settings)
         self._default_from = settings.email_from
         self._url = f"{settings.sendgrid_base_url.rstrip('/')}/v3/mail/send"
+        self._attachments = attachments or Attachments(settings)
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
@@ -101,40 +114,55 @@ class SendGridProvider(NotificationProvider):
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+        await self._attachments.close()
 
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One POST."""
-        refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS)
+        refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS, attaches=True)
+        started = time.monotonic()
+        return await with_files(
+            self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
+        )
+
+    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
         try:
-            body = orjson.dumps(payload(delivery, default_from=self._default_from))
+            body = await built(
+                lambda: orjson.dumps(payload(delivery, default_from=self._default_from, files=files)), files
+            )
         except Refused as error:
             return _result(Outcome.PERMANENT, f"refused {error.field}", reach=Reach.NOT_ASKED)
         options = delivery.options.email
-        return await self._post(body, own_sender=options is not None and options.from_ is not None)
+        # The session's limit is that of a call without files; fetching them took a part of it.
+        timeout = _timeout(self._settings, gone=time.monotonic() - started) if files else self._timeout
+        return await self._post(body, own_sender=options is not None and options.from_ is not None, timeout=timeout)
 
-    async def _post(self, body: bytes, *, own_sender: bool) -> DeliveryResult:
+    async def _post(self, body: bytes, *, own_sender: bool, timeout: aiohttp.ClientTimeout) -> DeliveryResult:
         await self.open()
         assert self._session is not None
         try:
-            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+            async with self._session.post(self._url, data=body, allow_redirects=False, timeout=timeout) as response:
                 answer = await _read(response)
                 return _answered(response.status, response.headers, answer, own_sender=own_sender, now=self._clock())
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _failed(error)
 
 
+def _timeout(settings: Settings, *, gone: float = 0.0) -> aiohttp.ClientTimeout:
+    total = max(settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT - gone, _LEAST_SECONDS)
+    return aiohttp.ClientTimeout(total=total, connect=total * _SHARE_FOR_CONNECT, ceil_threshold=60)
+
+
 def _session(settings: Settings) -> aiohttp.ClientSession:
-    total = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
     return aiohttp.ClientSession(
         # The lane's slots are the limit on calls; a second one here would only hide them in a queue.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ttl_dns_cache=60),
-        timeout=aiohttp.ClientTimeout(total=total, connect=total * _SHARE_FOR_CONNECT, ceil_threshold=60),
+        timeout=_timeout(settings),
         headers={"Authorization": f"Bearer {settings.sendgrid_api_key}", "Content-Type": "application/json"},
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
-def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
+def payload(delivery: Delivery, *, default_from: str, files: Sequence[File] = ()) -> dict[str, Any]:
     """The JSON of mail/send: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send.
 
     Raises:
@@ -159,7 +187,18 @@ def payload(delivery: Delivery, *, default_from: str) -> dict[str, Any]:
         for subtype, name in (("plain", "text"), ("html", "html"))
         if delivery.content.get(name)
     ]
+    if files:
+        built["attachments"] = [_attachment(file) for file in files]
     return {**built, **_own_options(delivery)}
+
+
+def _attachment(file: File) -> dict[str, str]:
+    return {
+        "content": file.content.base64,
+        "type": file.content_type,
+        "filename": file.name,
+        "disposition": "attachment",
+    }
 
 
 def _personalization(delivery: Delivery, to_whom: Envelope) -> Personalization:

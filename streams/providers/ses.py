@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,10 @@ from models.deliveries import Delivery
 from models.enums import Channel, Outcome, Status
 from models.errors import Refused
 from models.settings import Settings
+from streams.attachments import Attachments
+from streams.domain.attachments import File
 from streams.domain.mime import Mail, build_mail, sender_mailbox
+from streams.providers.attached import built, with_files
 from streams.providers.aws import AwsApi, Ending, Service
 from streams.providers.base import DeliveryResult, DeliveryStatus, NotificationProvider, Reach
 from streams.providers.features import refuse_unsupported
@@ -77,6 +80,7 @@ class SesProvider(NotificationProvider):
         self,
         settings: Settings,
         *,
+        attachments: Attachments | None = None,
         credentials: Credentials | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -94,6 +98,7 @@ class SesProvider(NotificationProvider):
             clock=clock,
         )
         sender_mailbox("EMAIL_FROM", settings.email_from)
+        self._attachments = attachments or Attachments(settings)
         self._default_from = settings.email_from
         self._configuration_set = settings.aws_ses_configuration_set
         self._clock = clock
@@ -105,12 +110,18 @@ class SesProvider(NotificationProvider):
     async def close(self) -> None:
         """Closes all connections."""
         await self._api.close()
+        await self._attachments.close()
 
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One SendEmail."""
-        refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS)
+        refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS, attaches=True)
+        return await with_files(self._attachments, delivery, self.name, lambda files: self._send(delivery, files))
+
+    async def _send(self, delivery: Delivery, files: Sequence[File]) -> DeliveryResult:
         try:
-            mail = build_mail(delivery, default_from=self._default_from, now=self._clock())
+            mail = await built(
+                lambda: build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files), files
+            )
             own = _own_options(delivery)
         except Refused as error:
             ending = Ending(outcome=Outcome.PERMANENT, reason=f"refused {error.field}", reach=Reach.NOT_ASKED)

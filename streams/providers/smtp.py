@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import ClassVar, Self, cast
@@ -24,7 +24,10 @@ from models.deliveries import Delivery
 from models.enums import Channel, Outcome
 from models.errors import Refused
 from models.settings import Settings
+from streams.attachments import Attachments
+from streams.domain.attachments import File
 from streams.domain.mime import Mail, build_mail, sender_mailbox
+from streams.providers.attached import built, with_files
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach
 from streams.providers.features import refuse_unsupported
 from streams.providers.smtp_connections import Connection, SmtpConnections
@@ -102,6 +105,7 @@ class SmtpProvider(NotificationProvider):
         self,
         settings: Settings,
         *,
+        attachments: Attachments | None = None,
         tls_context: ssl.SSLContext | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -115,6 +119,7 @@ class SmtpProvider(NotificationProvider):
         sender_mailbox("EMAIL_FROM", settings.email_from)
         self._default_from = settings.email_from
         self._timeout = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
+        self._attachments = attachments or Attachments(settings)
         self._clock = clock
         self.most_calls = settings.smtp_connections
         self._connections = SmtpConnections(settings, tls_context=tls_context)
@@ -122,17 +127,24 @@ class SmtpProvider(NotificationProvider):
     async def close(self) -> None:
         """Says QUIT on all idle connections."""
         await self._connections.close()
+        await self._attachments.close()
 
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One message; see the module for what becomes of copies."""
-        refuse_unsupported(delivery, provider=self.name)
+        refuse_unsupported(delivery, provider=self.name, attaches=True)
+        ends = asyncio.get_running_loop().time() + self._timeout
+        return await with_files(self._attachments, delivery, self.name, lambda files: self._send(delivery, files, ends))
+
+    async def _send(self, delivery: Delivery, files: Sequence[File], ends: float) -> DeliveryResult:
         try:
-            mail = build_mail(delivery, default_from=self._default_from, now=self._clock())
+            mail = await built(
+                lambda: build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files), files
+            )
         except Refused as error:
             return _result(Outcome.PERMANENT, f"refused {error.field}", reach=Reach.NOT_ASKED)
         dialogue = _Dialogue(mail)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(ends):
                 return await self._deliver(dialogue)
         except (aiosmtplib.SMTPException, OSError) as error:  # TimeoutError is an OSError
             return _failed(error, in_doubt=dialogue.in_doubt)

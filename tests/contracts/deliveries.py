@@ -73,7 +73,7 @@ def email_options(**given: Any) -> Options:
 
 
 def with_attachment() -> Options:
-    """A request for what no provider offers yet."""
+    """A request for a file; only providers of e-mail send those."""
     return email_options(attachments=(Attachment.model_construct(filename="a.pdf", url="https://acme.example/a.pdf"),))
 
 

@@ -37,7 +37,7 @@ class SendGridServer:
         self.complaints: list[str] = []
         self.connections: set[Any] = set()
         self.behave()
-        app = web.Application()
+        app = web.Application(client_max_size=30 * 1024 * 1024)
         app.router.add_post("/v3/mail/send", self._send)
         app.router.add_route("*", "/elsewhere", self._elsewhere)
         self._tls = tls

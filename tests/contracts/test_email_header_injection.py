@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.header
+import re
 from collections.abc import AsyncIterator
 from email.message import Message
 from typing import Any
@@ -18,6 +19,7 @@ from streams.domain.mime import check_email_options
 from streams.providers.base import DeliveryResult, UnsupportedFeature
 from streams.providers.smtp import SmtpProvider
 from tests.contracts.deliveries import TO, cases, settings
+from tests.contracts.file_server import GivenFiles
 from tests.contracts.injection import deliveries
 from tests.contracts.raw_smtp import LENIENT, STRICT, RawMessage, RawSmtp
 
@@ -35,6 +37,9 @@ _HEADERS = {
 }
 
 
+_FILE_HEADERS = ["content-disposition", "content-transfer-encoding", "content-type"]
+
+
 @pytest.fixture(params=[STRICT, LENIENT], ids=["strict", "old"], scope="module")
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[RawSmtp]:
     server = RawSmtp(ends=request.param)
@@ -45,7 +50,8 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[RawSmtp]:
 
 @pytest.fixture(scope="module")
 async def provider(server: RawSmtp) -> AsyncIterator[SmtpProvider]:
-    provider = SmtpProvider(settings(smtp_host="127.0.0.1", smtp_port=server.port))
+    given = settings(smtp_host="127.0.0.1", smtp_port=server.port)
+    provider = SmtpProvider(given, attachments=GivenFiles(b"a file"))
     yield provider
     await provider.close()
 
@@ -117,6 +123,12 @@ def read(header: str) -> str:
 
 def bodies(parsed: Message) -> list[str]:
     parts: Any = parsed.get_payload()
+    if parsed.get_content_type() == "multipart/mixed":
+        alternative, file = parts
+        assert sorted(name.lower() for name in file) == _FILE_HEADERS
+        assert not re.search(r"[\x00-\x1f/\\]", file.get_filename())
+        assert file.get_payload(decode=True) == b"a file"
+        parts = alternative.get_payload()
     return [part.get_payload(decode=True).decode() for part in parts]
 
 

@@ -27,7 +27,6 @@ from tests.contracts.deliveries import (
     email_delivery,
     email_options,
     settings,
-    with_attachment,
 )
 from tests.contracts.injection import deliveries
 from tests.contracts.mail_server import self_signed
@@ -150,10 +149,6 @@ class TestSendGrid(ProviderContract):
             await provider.send(email_delivery(options=Options(provider=own)))
         assert (refused.value.field, refused.value.provider) == (field, "sendgrid")
         assert counterpart.bodies == []
-
-    async def test_attachments_are_refused_by_name(self, provider: SendGridProvider) -> None:
-        with pytest.raises(UnsupportedFeature, match=r"options\.email\.attachments"):
-            await provider.send(email_delivery(options=with_attachment()))
 
     async def test_a_wrong_type_is_permanent(self, provider: SendGridProvider) -> None:
         result = await provider.send(email_delivery(options=Options(provider={"asm": 7})))
