@@ -113,6 +113,8 @@ class FcmServer:
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.complaints: list[str] = []
+        #: Answers for single devices, by their tokens.
+        self.answers: dict[str, str] = {}
         self.tokens_given = 0
         self.good_token = ""
         self.token_status, self.token_fault, self.token_seconds = 200, "", 3600
@@ -189,6 +191,8 @@ class FcmServer:
         self.complaints += complaints(body)
         if request.headers.get("Authorization") != f"Bearer {self.good_token}":
             return web.json_response(ANSWERS["UNAUTHENTICATED"][1], status=401)
+        if (how := self.answers.get(body["message"].get("token", ""))) is not None:
+            return web.json_response(ANSWERS[how][1], status=ANSWERS[how][0])
         if self.fault:
             await self._fail(request)
         if isinstance(self.answer, str):
