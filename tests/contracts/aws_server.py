@@ -105,8 +105,9 @@ class AwsServer:
     `fault` is `hang`, `reset`, `cut`, `cut_body`, `garbage`, or nothing; `answer` replaces moto's.
     """
 
-    def __init__(self, moto: Moto, *, service: str) -> None:
-        self.moto = moto
+    def __init__(self, moto: Moto | None, *, service: str) -> None:
+        """Without moto it can say no only."""
+        self._moto = moto
         self.service = service
         self.complaints: list[str] = []
         self.connections: set[Any] = set()
@@ -117,6 +118,12 @@ class AwsServer:
         app.router.add_route("*", "/{path:.*}", self._take)
         self._server = TestServer(app, host="127.0.0.1")
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def moto(self) -> Moto:
+        """Who takes the messages."""
+        assert self._moto is not None
+        return self._moto
 
     async def start(self) -> None:
         """Listens on a free port."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from streams.providers.apns import ApnsProvider
 from streams.providers.base import DeliveryResult, Reach
 from streams.providers.fcm import FcmProvider
 from streams.providers.sendgrid import SendGridProvider
+from streams.providers.ses import SesProvider
 from streams.providers.smtp import SmtpProvider
 from tests.contracts.apns_server import KEY_ID, TEAM_ID, TOPIC, ApnsServer
+from tests.contracts.aws_server import REGION, AwsServer, credentials
 from tests.contracts.deliveries import API_KEY, cases, email_delivery, push_delivery, settings
 from tests.contracts.fcm_server import FcmServer
 from tests.contracts.raw_smtp import DROP, RawSmtp
@@ -23,7 +26,7 @@ from tests.contracts.sendgrid_server import SendGridServer
 from tests.contracts.test_twilio_contract import sms, twilio_provider
 from tests.contracts.twilio_server import TwilioServer
 
-_HERE = ("sendgrid", "smtp", "fcm", "apns", "twilio", "any")
+_HERE = ("sendgrid", "smtp", "fcm", "apns", "twilio", "ses", "any")
 CASES = [case for case in cases("provider_responses.json") if case["provider"] in _HERE]
 
 _OWN_BACKOFF = None
@@ -62,6 +65,26 @@ async def by_sendgrid(case: dict[str, Any]) -> DeliveryResult:
         case _:
             server.status, server.headers, server.answer = case["http_status"], case["headers"], case["body"]
     provider = SendGridProvider(settings(**fields))
+    result = await provider.send(email_delivery())
+    await provider.close()
+    await server.stop()
+    return result
+
+
+async def by_ses(case: dict[str, Any]) -> DeliveryResult:
+    server = AwsServer(None, service="ses")
+    await server.start()
+    match case["body"]:
+        case "connect refused":
+            await server.stop()
+        case "connection reset in the middle of the answer":
+            server.misbehave("cut")
+        case "200 with an empty body":
+            server.answer = (200, "", {})
+        case body:
+            server.answer = (case["http_status"], json.dumps(body) if body else "", case["headers"])
+    fields = {"aws_ses_region": REGION, "aws_endpoint_url": server.url}
+    provider = SesProvider(settings(**fields), credentials=credentials())
     result = await provider.send(email_delivery())
     await provider.close()
     await server.stop()
@@ -164,6 +187,8 @@ async def test_case(case: dict[str, Any], tmp_path: Path) -> None:
         results.append(await by_fcm(case))
     if case["provider"] in ("twilio", "any"):
         results.append(await by_twilio(case))
+    if case["provider"] in ("ses", "any"):
+        results.append(await by_ses(case))
     if case["provider"] == "apns":
         results.append(await by_apns(case, tmp_path))
     assert results
