@@ -251,7 +251,8 @@ _OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "custom_header_name": lambda value: {"headers": {value: "value"}},
     "message_id": lambda value: {"headers": {"Message-ID": value}},
     "list_unsubscribe_url": lambda value: {"headers": {"List-Unsubscribe": f"<{value}>"}},
-    "attachment_filename": lambda value: {"attachments": [{"url": "https://acme.example/f", "filename": value}]},
+    # From no public address, so that nothing is fetched: what is on the wire is test_email_header_injection's.
+    "attachment_filename": lambda value: {"attachments": [{"url": "http://127.0.0.1/f", "filename": value}]},
 }
 _ELSEWHERE: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "subject": lambda to, value: a_mail(to, {**CONTENT, "subject": value}),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from streams.domain.templates import MissingVariable, Renderer, parts_for
+from streams.domain.templates import MissingVariable, Renderer, check_parts, parts_for
 
 
 def text_of(html: str, **data: Any) -> str | None:
@@ -89,3 +92,80 @@ def test_a_text_of_ones_own_is_left_alone() -> None:
     assert Renderer().render("email", parts_for("email", {"subject": "s", "html": "<p>x</p>"}), {})["text"] == "x"
     titled = parts_for("email", {"title": "s", "html": "<p>x</p>", "body": "of the push message"})
     assert Renderer().render("email", titled, {})["text"] == "x"
+
+
+# -- against a parser of the rendered html
+
+
+class Words(HTMLParser):
+    """The words that a browser would show, by the parser of the standard library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = ""
+        self._raw = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._raw += tag in ("style", "title")
+        if tag == "img":
+            self.words += dict(attrs).get("alt") or ""
+        self._space(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw -= tag in ("style", "title")
+        self._space(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.words += "" if self._raw else data
+
+    def _space(self, tag: str) -> None:
+        self.words += "" if tag in ("b", "span", "a", "img", "style", "title") else " "
+
+
+def words(html: str) -> list[str]:
+    parser = Words()
+    parser.feed(html)
+    parser.close()
+    return parser.words.split()
+
+
+_LEAVES = st.sampled_from(
+    [
+        "word ",
+        "{{ a }}",
+        "{{ b }} and",
+        "x &amp; y&nbsp;z",
+        "1 < 2",
+        '<img alt="{{ a }}">',
+        "<br>",
+        "<!-- no {{ a }} -->",
+        "<style>p{color:red}</style>",
+        "{% set c = a %}{{ c }}",
+    ]
+)
+
+
+def _nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    tag = st.sampled_from(["p", "div", "b", "table", "td", "span", "h1"])
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.tuples(tag, inner).map(lambda t: f"<{t[0]}>{t[1]}</{t[0]}>"),
+        st.tuples(tag, inner).map(lambda t: f'<{t[0]}{{% if b %}} class="{{{{ a }}}}"{{% endif %}}>{t[1]}</{t[0]}>'),
+        st.tuples(inner, inner).map(lambda t: f"{{% if b %}}{t[0]}{{% else %}}{t[1]}{{% endif %}}"),
+        inner.map(lambda one: f"{{% for i in rows %}}{one}{{% endfor %}}"),
+    )
+
+
+@given(
+    html=st.recursive(_LEAVES, _nested, max_leaves=12),
+    a=st.sampled_from(["Ada", "<b>", "a & b", ""]),
+    b=st.sampled_from(["", "yes"]),
+    rows=st.integers(0, 2),
+)
+def test_it_says_what_the_rendered_html_says(html: str, a: str, b: str, rows: int) -> None:
+    assume(not check_parts("email", {"subject": "s", "html": html}))
+    done = _RENDERER.render("email", {"subject": "s", "html": html}, {"a": a, "b": b, "rows": [0] * rows})
+    assert done.get("text", "").split() == words(done["html"])
+
+
+_RENDERER = Renderer()
