@@ -96,7 +96,7 @@ async def leave(token: str, request: Request) -> Response:
 
 
 def _read(request: Request, token: str) -> Leaving | None:
-    links = UnsubscribeLinks.of(services_of(request).settings)
+    links = UnsubscribeLinks.reading(services_of(request).settings)
     return None if links is None else links.read(token)
 
 

@@ -58,10 +58,15 @@ class UnsubscribeLinks:
 
     @classmethod
     def of(cls, settings: Settings) -> UnsubscribeLinks | None:
-        """Those of this service; None where it has no key or no address of its own."""
-        if not settings.secret_key or not settings.public_url:
+        """Those that mails carry; None without a key, or where nobody has said what this service's address is."""
+        if not settings.public_url or "public_url" not in settings.model_fields_set:
             return None
-        return cls(settings.secret_key, settings.public_url)
+        return cls.reading(settings)
+
+    @classmethod
+    def reading(cls, settings: Settings) -> UnsubscribeLinks | None:
+        """Those that people come back with; None without a key."""
+        return cls(settings.secret_key, settings.public_url) if settings.secret_key else None
 
     def url(self, leaving: Leaving) -> str:
         """The address that ends it."""

@@ -33,7 +33,7 @@ def answer(delivery: Any) -> DeliveryResult:
 
 @pytest.fixture
 async def service(kafka: str, postgres: Databases, migrated: str, valkey: str) -> AsyncIterator[Service]:
-    more = {"secret_key": "a key", "bounce_rate_least_sent": 20}
+    more = {"secret_key": "a key", "public_url": "https://comms.example.com", "bounce_rate_least_sent": 20}
     async with a_service(kafka, postgres, migrated, valkey, **more) as running:
         yield running
 

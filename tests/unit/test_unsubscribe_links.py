@@ -87,11 +87,15 @@ def test_one_turned_bit_makes_it_nobodys(place: int, bit: int) -> None:
     assert LINKS.read(base64.urlsafe_b64encode(raw).rstrip(b"=").decode()) is None
 
 
-def test_there_are_none_without_a_key_or_an_address() -> None:
+def test_mails_have_none_without_a_key_or_an_address_that_somebody_set() -> None:
     base = {"database_url": "postgresql://none/none"}
-    assert UnsubscribeLinks.of(Settings(**base, secret_key="k")) is not None
-    assert UnsubscribeLinks.of(Settings(**base)) is None
+    url = "https://comms.example.com"
+    assert UnsubscribeLinks.of(Settings(**base, secret_key="k", public_url=url)) is not None
+    assert UnsubscribeLinks.of(Settings(**base, public_url=url)) is None
+    assert UnsubscribeLinks.of(Settings(**base, secret_key="k")) is None, "nobody could follow a link to localhost"
     assert UnsubscribeLinks.of(Settings(**base, secret_key="k", public_url="")) is None
+    assert UnsubscribeLinks.reading(Settings(**base, secret_key="k")) is not None
+    assert UnsubscribeLinks.reading(Settings(**base)) is None
 
 
 # What is planned
