@@ -144,6 +144,9 @@ class PushChain:
             count = min(len(left), 1 if picked.admission is not None else paid)
             now, left = left[:count], left[count:]
             paid -= count
+            if len(now) == 1:
+                found[now[0]] = await self._one(chain, group, picked, now[0])
+                continue
             results = await asyncio.gather(*(self._one(chain, group, picked, place) for place in now))
             found |= dict(zip(now, results, strict=True))
         if paid:

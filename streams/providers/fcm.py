@@ -81,6 +81,8 @@ _BASE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[!-~]*)?")
 _LONGEST_ANSWER = 64 * 1024
 _LONGEST_ID = 255
 _KEEPALIVE_SECONDS = 15.0
+#: A delivery may go to fifty devices, and hundreds of deliveries are in flight.
+_MOST_CALLS = 1000
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
 _encoder = MessageEncoder()
@@ -114,6 +116,7 @@ class FcmProvider(NotificationProvider):
         self._token = token or AccessToken(fetcher("FCM_SERVER_KEY", account))
         self._session: aiohttp.ClientSession | None = None
         self._alerted_at: dict[str, float] = {}
+        self.most_calls = _MOST_CALLS
 
     async def open(self) -> None:
         """Makes the session; connections come with the first sends."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.changes import Attempt
 from models.deliveries import Delivery
-from models.enums import Channel, Outcome, Status
+from models.enums import Channel, Outcome, Priority, Status
+from models.repositories.deliveries import Claim
 from models.requests import Device
+from models.settings import Settings
+from streams.agents.deliveries import DeliveryStage
 from streams.channels.fan_out import NO_LIVE_DEVICE, merged
 from streams.domain.attempts import effects
 from streams.providers.base import DeliveryResult
@@ -148,6 +154,57 @@ def test_what_reached_a_device_once_was_sent_in_the_end(outcome: Outcome) -> Non
     never = effects(delivery(2), attempt(delivery(2), outcome, reached_devices=0))
     assert [caused.change.status for caused in (before, now, never)] == [Status.SENT, Status.SENT, Status.FAILED]
     assert (before.dead, now.dead) == (None, None)
+
+
+@given(
+    answers=st.lists(
+        st.lists(st.sampled_from([SENT, RETRY, PERMANENT, DEAD, BROKEN, AMBIGUOUS]), min_size=1, max_size=8),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_whatever_devices_answer_none_gets_it_twice_and_all_is_told_once(answers: list[list[Outcome]]) -> None:
+    """Each device answers from a list of its own, its last word again and again."""
+    engine: Any = SimpleNamespace(execution_options=lambda **_: None)
+    publisher: Any = None
+    settings = Settings(database_url="postgresql://none/none")
+    stage = DeliveryStage(
+        channel=Channel.PUSH, priority=Priority.NORMAL, engine=engine, publisher=publisher, settings=settings
+    )
+    said: dict[str, list[Outcome]] = {f"t{number}": list(each) for number, each in enumerate(answers)}
+    asked = delivery(len(answers))
+    taken: dict[str, int] = {}
+    unknown: dict[str, int] = {}
+    dead: list[str] = []
+    caused = None
+    for _ in range(60):
+        results = []
+        for device in asked.devices:
+            left = said[device.token]
+            outcome = left.pop(0) if len(left) > 1 else left[0]
+            taken[device.token] = taken.get(device.token, 0) + (outcome is SENT)
+            unknown[device.token] = unknown.get(device.token, 0) + (outcome is AMBIGUOUS)
+            results.append(result(outcome))
+        merge = merged(asked, results)
+        if merge.outcome is BROKEN:
+            continue  # no attempt was made: the same again
+        claim = Claim(delivery_id=asked.delivery_id, generation=0, attempt=asked.attempt, won=True)
+        stored = stage.attempt(asked, claim, merge)
+        dead += [device.token for device in stored.dead_devices]
+        caused = effects(asked, stored)
+        if caused.retry is None:
+            break
+        asked = caused.retry[0]
+        assert asked.devices, "an attempt for nobody"
+        assert asked.tries <= settings.push_retry.max_attempts
+    else:
+        return  # waits for a provider that is broken for good
+    assert caused is not None
+    assert max(taken.values()) <= 1
+    assert max(unknown.values()) <= 2, "at most one more send"
+    assert len(dead) == len(set(dead))
+    assert (caused.change.status is Status.SENT) == any(taken.values())
+    assert (caused.dead is None) == (caused.change.status is Status.SENT)
 
 
 def test_without_devices_nothing_is_stored_and_devices_stay() -> None:
