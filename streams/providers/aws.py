@@ -84,6 +84,7 @@ _LARGE_BODY = 256 * 1024
 #: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
+_NOTHING_SECONDS = 0.02
 #: Keys that end are renewed by the SDK minutes before: it need not be asked for each call.
 _KEYS_SECONDS = 2.0
 
@@ -154,6 +155,7 @@ class AwsApi:
         self._service = service
         self._outcomes = {**COMMON_OUTCOMES, **service.outcomes}
         self._timeout = settings.provider_timeout_seconds * _SHARE_OF_TIMEOUT
+        self._client_timeout = _client_timeout(self._timeout)
         self._given = credentials
         self._credentials = credentials
         self._finding: asyncio.Task[Credentials] | None = None
@@ -166,7 +168,7 @@ class AwsApi:
     async def open(self) -> None:
         """Makes the session; connections come with the first calls."""
         if self._session is None:
-            self._session = _session(self._timeout)
+            self._session = _session()
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -174,22 +176,26 @@ class AwsApi:
             session, self._session = self._session, None
             await session.close()
 
-    async def post(self, path: str, body: bytes) -> Ending:
-        """One signed POST; `path` is always the same few."""
+    async def post(self, path: str, body: bytes, *, gone: float = 0.0) -> Ending:
+        """One signed POST; `path` is always the same few. `gone` seconds of the call's time are over already."""
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = self._base.join(URL(path, encoded=True))
-        return await self._call("POST", url, body)
+        return await self._call("POST", url, body, gone=gone)
 
     async def get(self, path: str) -> Ending:
         """One signed GET."""
         return await self._call("GET", self._base.join(URL(path, encoded=True)), b"")
 
-    async def _call(self, method: str, url: URL, body: bytes) -> Ending:
+    async def _call(self, method: str, url: URL, body: bytes, *, gone: float = 0.0) -> Ending:
         await self.open()
         assert self._session is not None
         session = self._session
-        keys = self._keys if time.monotonic() < self._keys_end else await self._renewed_keys()
+        now = time.monotonic()
+        keys = self._keys
+        if now >= self._keys_end:
+            keys = await self._renewed_keys()
+            gone += time.monotonic() - now
         if keys is None:
             return Ending(outcome=Outcome.BROKEN, reason="no credentials")
         headers = self._signer.headers(
@@ -202,11 +208,14 @@ class AwsApi:
         )
         try:
             async with session.request(
-                method, url, data=_data(body), headers=headers, allow_redirects=False
+                method, url, data=_data(body), headers=headers, allow_redirects=False, timeout=self._timeout_left(gone)
             ) as response:
                 return self._answered(response.status, response.headers, await _read(response))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _failed(error)
+
+    def _timeout_left(self, gone: float) -> aiohttp.ClientTimeout:
+        return self._client_timeout if gone < _NOTHING_SECONDS else _client_timeout(max(0.01, self._timeout - gone))
 
     async def _renewed_keys(self) -> Keys | None:
         """Those of now, good for some seconds; None when they can't be had."""
@@ -273,11 +282,14 @@ def _host(url: URL) -> str:
     return host if url.is_default_port() else f"{host}:{url.port}"
 
 
-def _session(timeout: float) -> aiohttp.ClientSession:
+def _client_timeout(total: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, connect=total * _SHARE_FOR_CONNECT, ceil_threshold=60)
+
+
+def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # The lane's slots are the limit on calls; a second one here would only hide them in a queue.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ttl_dns_cache=60),
-        timeout=aiohttp.ClientTimeout(total=timeout, connect=timeout * _SHARE_FOR_CONNECT, ceil_threshold=60),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept", "Accept-Encoding"),
     )

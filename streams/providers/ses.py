@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -115,9 +116,12 @@ class SesProvider(NotificationProvider):
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One SendEmail."""
         refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS, attaches=True)
-        return await with_files(self._attachments, delivery, self.name, lambda files: self._send(delivery, files))
+        started = time.monotonic()
+        return await with_files(
+            self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
+        )
 
-    async def _send(self, delivery: Delivery, files: Sequence[File]) -> DeliveryResult:
+    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
         try:
             mail = await built(
                 lambda: build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files), files
@@ -128,7 +132,8 @@ class SesProvider(NotificationProvider):
             return ending.result(self.name)
         if self._configuration_set is not None:
             own = {"ConfigurationSetName": self._configuration_set, **own}
-        ending = await self._api.post(_SEND, await _body(delivery, mail, own))
+        body = await _body(delivery, mail, own)
+        ending = await self._api.post(_SEND, body, gone=time.monotonic() - started)
         if ending.outcome is Outcome.SENT:
             return ending.result(self.name, message_id=_message_id(ending.body))
         return _refused(ending, delivery, sender=mail.sender).result(self.name)
