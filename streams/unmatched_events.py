@@ -50,17 +50,18 @@ class _Look:
     matched: list[Judged] = field(default_factory=list)
     postponed: list[WaitingEvent] = field(default_factory=list)
     given_up: list[WaitingEvent] = field(default_factory=list)
-    acts: AddressActs = field(default_factory=AddressActs)
+    #: Those that wait no more, so that the lists learn all of them.
+    closed: list[Judged] = field(default_factory=list)
 
     def add(self, row: WaitingEvent, judged: Judged) -> None:
-        if judged.match is not None:
-            self.matched.append(judged)
-            self.acts.add(with_category(judged.event, judged.category, judged.match.delivery_id))
-        elif row.is_over:
-            self.given_up.append(row)
-            self.acts.add(with_category(judged.event, None, None))
-        else:
+        if judged.match is None and not row.is_over:
             self.postponed.append(row)
+            return
+        self.closed.append(judged)
+        if judged.match is None:
+            self.given_up.append(row)
+        else:
+            self.matched.append(judged)
 
 
 class UnmatchedEvents(Service):  # type: ignore[misc]
@@ -122,7 +123,7 @@ class UnmatchedEvents(Service):  # type: ignore[misc]
             by_id = {row.event_id: row for row in rows}
             for one in judged:
                 look.add(by_id[one.event.event_id], one)
-        await settling.write_lists(connection, look.acts, settings=self._settings)
+        await settling.write_lists(connection, look.closed, _acts, settings=self._settings)
         await table.resolve(connection, [_found(one) for one in look.matched])
         await table.postpone(connection, look.postponed)
         await table.close(connection, [row.event_id for row in look.given_up])
@@ -144,6 +145,11 @@ def _event(row: WaitingEvent) -> ProviderEvent | None:
         return parse(ProviderEvent, row.pending or b"")
     except Refused:
         return None
+
+
+def _acts(judged: Judged) -> AddressActs:
+    """What the lane left for later: it has done at once what needs no message."""
+    return with_category(judged.event, judged.category, judged.delivery_id)
 
 
 def _found(judged: Judged) -> Found:

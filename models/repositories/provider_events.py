@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from models import ids
-from models.enums import Channel, Status
+from models.enums import Channel, EventKind, Status
 from models.provider_events import ProviderEvent
 from models.repositories.arrays import given
 from models.standings import Effect, Match, Standing
@@ -174,6 +174,45 @@ def effect_of(row: Any) -> Effect | None:
         reason=row.reason,
         at=row.occurred_at,
     )
+
+
+_WISH = {
+    "event_id": "text",
+    "delivery_id": "uuid",
+    "notification_id": "uuid",
+    "occurred_at": "timestamptz",
+    "opposite": "text",
+}
+# Vendors tell whole seconds: of two wishes in one second the one that came last holds.
+_OVERRULED = text(
+    f"""
+    SELECT g.event_id FROM {given("g", _WISH)}
+    WHERE EXISTS (
+        SELECT FROM provider_events AS e
+        WHERE e.notification_id = g.notification_id AND e.delivery_id = g.delivery_id AND e.kind = g.opposite
+          AND e.occurred_at > g.occurred_at
+    )
+    """  # noqa: S608
+)
+_OPPOSITE = {
+    EventKind.UNSUBSCRIBED: EventKind.RESUBSCRIBED,
+    EventKind.RESUBSCRIBED: EventKind.UNSUBSCRIBED,
+}
+
+
+async def overruled(connection: AsyncConnection, wishes: Sequence[tuple[ProviderEvent, Match]]) -> set[str]:
+    """The ids of those (un)subscribes whose person has said the opposite since, of the same message."""
+    wishes = [(event, match_) for event, match_ in wishes if event.kind in _OPPOSITE]
+    if not wishes:
+        return set()
+    columns = {
+        "event_id": [event.event_id for event, _ in wishes],
+        "delivery_id": [match_.delivery_id for _, match_ in wishes],
+        "notification_id": [match_.notification_id for _, match_ in wishes],
+        "occurred_at": [event.occurred_at for event, _ in wishes],
+        "opposite": [str(_OPPOSITE[event.kind]) for event, _ in wishes],
+    }
+    return {row.event_id for row in await connection.execute(_OVERRULED, columns)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

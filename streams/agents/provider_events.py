@@ -17,7 +17,7 @@ What matches no delivery waits in its row (`streams.unmatched_events`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -143,7 +143,7 @@ class ProviderEventStage:
             # Known after the locks: what another process stored of the same deliveries meanwhile is seen.
             new = await self._without_known(connection, heard, caused)
             judged = await settling.settle(connection, [one.event for one in new], matches)
-            await settling.write_lists(connection, _acts(judged), settings=self._settings)
+            await settling.write_lists(connection, judged, _acts, settings=self._settings)
             await table.add(connection, [_row(*pair) for pair in zip(new, judged, strict=True)])
         for one, came_to in zip(new, judged, strict=True):
             caused.counts.append((one.event.provider, one.event.kind, _result(came_to)))
@@ -163,7 +163,9 @@ class ProviderEventStage:
         return [one for one in heard if one.event.event_id not in known]
 
     async def _refused(self, results: Results, heard: Heard) -> None:
-        results.burials.append(self._burial(heard.record, "database_refused", "is refused by the database"))
+        burial = self._burial(heard.record, "database_refused", "is refused by the database")
+        event = heard.event
+        results.burials.append(replace(burial, notification_id=event.notification_id, channel=event.channel))
 
     def _burial(self, record: Incoming, error_class: str, reason: str) -> Burial:
         return Burial(
@@ -188,17 +190,11 @@ class ProviderEventStage:
             DEAD.labels(burial.stage, burial.error_class).inc()
 
 
-def _acts(judged: Sequence[Judged]) -> AddressActs:
-    acts = AddressActs()
-    for one in judged:
-        if one.match is not None:
-            acts.add(at_once(one.event))
-            acts.add(with_category(one.event, one.category, one.match.delivery_id))
-        elif one.event.names_message:
-            acts.add(while_waiting(one.event))
-        else:
-            acts.add(at_once(one.event))
-            acts.add(with_category(one.event, None, None))
+def _acts(judged: Judged) -> AddressActs:
+    if judged.match is None and judged.event.names_message:
+        return while_waiting(judged.event)
+    acts = at_once(judged.event)
+    acts.add(with_category(judged.event, judged.category, judged.delivery_id))
     return acts
 
 

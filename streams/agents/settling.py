@@ -7,7 +7,7 @@ that the first one did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -44,8 +44,20 @@ async def settle(
     return judged
 
 
-async def write_lists(connection: AsyncConnection, acts: AddressActs, *, settings: Settings) -> None:
-    """What a batch says of addresses."""
+async def write_lists(
+    connection: AsyncConnection,
+    judged: Sequence[Judged],
+    acts_of: Callable[[Judged], AddressActs],
+    *,
+    settings: Settings,
+) -> None:
+    """What a batch says of addresses; before its events are stored, so that what is stored was there before."""
+    matched = [(one.event, one.match) for one in judged if one.match is not None]
+    overruled = await table.overruled(connection, matched)
+    acts = AddressActs()
+    for one in judged:
+        if one.event.event_id not in overruled:
+            acts.add(acts_of(one))
     acts = has_last_word(acts)
     await suppression.note_arrival(connection, acts.arrivals)
     await suppression.note_bounces(connection, acts.bounces, settings=settings)

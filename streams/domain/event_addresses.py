@@ -6,9 +6,7 @@ whatever it was about. What hangs on the message's category waits for its delive
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from uuid import UUID
 
 from models.addresses import canonical
@@ -19,18 +17,27 @@ from models.suppressions import EVERYTHING, Bounce, Suppression
 
 @dataclass(slots=True)
 class AddressActs:
-    """What a batch of events comes to for the lists; in the order of the events, as far as that matters."""
+    """What a batch of events comes to for the lists."""
 
-    suppressed: list[Suppression] = field(default_factory=list)
-    lifted: list[Suppression] = field(default_factory=list)
+    #: Entries in the order of their events, each to be taken back or not.
+    wishes: list[tuple[Suppression, bool]] = field(default_factory=list)
     bounces: list[Bounce] = field(default_factory=list)
     #: Where a message arrived, so that earlier soft bounces count no more.
     arrivals: list[tuple[Channel, str]] = field(default_factory=list)
 
+    @property
+    def suppressed(self) -> list[Suppression]:
+        """What is to be entered."""
+        return [entry for entry, is_lifted in self.wishes if not is_lifted]
+
+    @property
+    def lifted(self) -> list[Suppression]:
+        """What is to be taken back."""
+        return [entry for entry, is_lifted in self.wishes if is_lifted]
+
     def add(self, other: AddressActs) -> None:
         """Takes over what another one holds."""
-        self.suppressed += other.suppressed
-        self.lifted += other.lifted
+        self.wishes += other.wishes
         self.bounces += other.bounces
         self.arrivals += other.arrivals
 
@@ -41,11 +48,11 @@ def at_once(event: ProviderEvent) -> AddressActs:
     if address is None:
         return acts
     if event.kind is EventKind.COMPLAINED:
-        acts.suppressed.append(_entry(event, address, SuppressionReason.COMPLAINED))
+        acts.wishes.append((_entry(event, address, SuppressionReason.COMPLAINED), False))
     elif event.kind is EventKind.UNSUBSCRIBED and event.is_of_all:
-        acts.suppressed.append(_entry(event, address, _by_choice(event)))
+        acts.wishes.append((_entry(event, address, _by_choice(event)), False))
     elif event.kind is EventKind.RESUBSCRIBED and event.is_of_all:
-        acts.lifted.append(_entry(event, address, _by_choice(event)))
+        acts.wishes.append((_entry(event, address, _by_choice(event)), True))
     elif event.kind is EventKind.DELIVERED:
         acts.arrivals.append((event.channel, address))
     return acts
@@ -55,7 +62,7 @@ def while_waiting(event: ProviderEvent) -> AddressActs:
     """What needs no message, of an event that has found none: a dead address is not written to meanwhile."""
     acts, address = at_once(event), _address(event)
     if address is not None and event.kind is EventKind.BOUNCED and event.is_permanent:
-        acts.suppressed.append(_entry(event, address, SuppressionReason.BOUNCED))
+        acts.wishes.append((_entry(event, address, SuppressionReason.BOUNCED), False))
     return acts
 
 
@@ -78,33 +85,23 @@ def with_category(event: ProviderEvent, category: str | None, delivery_id: UUID 
             )
         )
     elif event.kind is EventKind.UNSUBSCRIBED and not event.is_of_all:
-        acts.suppressed.append(_entry(event, address, _by_choice(event), category or EVERYTHING))
+        acts.wishes.append((_entry(event, address, _by_choice(event), category or EVERYTHING), False))
     elif event.kind is EventKind.RESUBSCRIBED and not event.is_of_all:
-        acts.lifted.append(_entry(event, address, _by_choice(event), category or EVERYTHING))
+        acts.wishes.append((_entry(event, address, _by_choice(event), category or EVERYTHING), True))
     return acts
 
 
 def has_last_word(acts: AddressActs) -> AddressActs:
-    """The same without what a later event of the batch takes back: out and in again is in, in and out again is out."""
-    latest: dict[tuple[Channel, str, str, SuppressionReason], datetime] = {}
-    for entry in (*acts.suppressed, *acts.lifted):
-        latest[_key(entry)] = max(entry.created_at, latest.get(_key(entry), entry.created_at))
-    # Of two at the same moment the one that keeps silence wins.
-    suppressed = _newest(acts.suppressed, latest)
-    out = {_key(entry) for entry in suppressed}
-    lifted = [entry for entry in _newest(acts.lifted, latest) if _key(entry) not in out]
-    return AddressActs(suppressed, lifted, acts.bounces, acts.arrivals)
+    """The same without what a later event of the batch takes back: out and in again is in, in and out again is out.
 
-
-def _newest(
-    entries: Iterable[Suppression], latest: dict[tuple[Channel, str, str, SuppressionReason], datetime]
-) -> list[Suppression]:
-    found = {_key(entry): entry for entry in entries if entry.created_at == latest[_key(entry)]}
-    return list(found.values())
-
-
-def _key(entry: Suppression) -> tuple[Channel, str, str, SuppressionReason]:
-    return entry.channel, entry.address, entry.category, entry.reason
+    Vendors tell whole seconds: of two wishes in one second the one that came last holds.
+    """
+    latest: dict[tuple[Channel, str, str, SuppressionReason], tuple[Suppression, bool]] = {}
+    for entry, is_lifted in acts.wishes:
+        key = (entry.channel, entry.address, entry.category, entry.reason)
+        if key not in latest or latest[key][0].created_at <= entry.created_at:
+            latest[key] = entry, is_lifted
+    return AddressActs(list(latest.values()), acts.bounces, acts.arrivals)
 
 
 def _address(event: ProviderEvent) -> str | None:

@@ -55,6 +55,11 @@ class Judged:
     #: What is to be told; none where the status is no other than before.
     effect: Effect | None = None
 
+    @property
+    def delivery_id(self) -> UUID | None:
+        """The delivery that it is about, where that is known."""
+        return None if self.match is None else self.match.delivery_id
+
 
 def judge(
     events: Iterable[ProviderEvent], matches: Mapping[str, Match], standings: Mapping[UUID, Standing]

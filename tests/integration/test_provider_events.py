@@ -385,6 +385,18 @@ async def test_of_one_batch_the_last_word_holds_whatever_its_place(rows: Rows) -
         assert await suppressed(rows, address) == expected
 
 
+@pytest.mark.parametrize("is_of_all", [True, False])
+async def test_of_one_message_the_last_word_holds_in_whatever_order_it_comes(rows: Rows, is_of_all: bool) -> None:
+    one, address = await a_sent(rows, category="offers"), f"order-{is_of_all}@example.com".lower()
+    known: dict[str, Any] = {"delivery_id": one.delivery_id, "address": address, "is_of_all": is_of_all}
+    await work(rows, Kafka(), told(EventKind.RESUBSCRIBED, occurred_at=AT + timedelta(minutes=1), **known))
+    await work(rows, Kafka(), told(EventKind.UNSUBSCRIBED, occurred_at=AT, **known))
+    assert await suppressed(rows, address) == []
+    await work(rows, Kafka(), told(EventKind.UNSUBSCRIBED, occurred_at=AT + timedelta(minutes=3), **known))
+    await work(rows, Kafka(), told(EventKind.RESUBSCRIBED, occurred_at=AT + timedelta(minutes=2), **known))
+    assert await suppressed(rows, address) == [("" if is_of_all else "offers", "unsubscribed")]
+
+
 async def test_a_hard_bounce_suppresses_and_a_soft_one_is_final_for_its_message_only(rows: Rows) -> None:
     one, other = await a_sent(rows), await a_sent(rows)
     await work(
