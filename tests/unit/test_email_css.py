@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from streams.domain.template_css import MAX_DEPTH
 from streams.domain.templates import Renderer, TemplateRefused, check_parts
@@ -151,3 +153,26 @@ def test_odd_nesting_costs_little(html: str) -> None:
         check_parts("email", {"subject": "s", "html": css + html})
 
     assert cpu_seconds(check, enough=0.3) < 0.3
+
+
+_CSS = "p{color:red} .a{margin:0} td p, b{width:1px} div > *{height:1px}"
+_LEAVES = st.sampled_from(["x", "{{ a }}", "<br>", "<p>", "</p>", "</b>", "<li>", '<p title="{{ a }}">', "a < b &amp;"])
+_TAGS = st.sampled_from(["p", "div", "b", "table", "tr", "td", "ul", "li", "a"])
+
+
+def _nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.tuples(_TAGS, inner).map(lambda t: f"<{t[0]} class='a'>{t[1]}</{t[0]}>"),
+        st.tuples(_TAGS, inner).map(lambda t: f'<{t[0]} {{% if a %}}id="x"{{% endif %}}>{t[1]}'),
+        st.tuples(inner, inner).map(lambda t: f"{{% if a %}}{t[0]}{{% else %}}{t[1]}{{% endif %}}"),
+    )
+
+
+@given(html=st.recursive(_LEAVES, _nested, max_leaves=15), a=st.sampled_from(["", "yes"]))
+def test_nothing_but_styles_is_added(html: str, a: str) -> None:
+    inlined = f"<style>{_CSS}</style>{html}"
+    assume(not check_parts("email", {"subject": "s", "html": inlined}))
+    left = inlined.replace("<style>", '<style data-css-inline="ignore">')
+    done = re.sub(r' style="[^"]*"', "", render(inlined, a=a))
+    assert done == render(left, a=a).replace(' data-css-inline="ignore"', "")
