@@ -118,15 +118,17 @@ def envelope(delivery: Delivery, *, default_from: str) -> Envelope:
         cc=_copies(options, to),
         reply_to=mailbox("options.email.reply_to", options.reply_to) if options.reply_to else None,
         subject=_subject(delivery.content),
-        headers=(
-            *custom_headers("options.email.headers", options.headers),
-            *unsubscribe_headers(delivery.unsubscribe_url, options.headers),
-        ),
+        headers=_headers(delivery, options),
         tags=tuple(dict.fromkeys(_safe_tag(tag) for tag in options.tags)),
     )
 
 
 _NO_OPTIONS = EmailOptions()
+
+
+def _headers(delivery: Delivery, options: EmailOptions) -> tuple[tuple[str, str], ...]:
+    theirs = custom_headers("options.email.headers", options.headers) if options.headers else ()
+    return (*theirs, *unsubscribe_headers(delivery.unsubscribe_url, options.headers))
 
 
 def _sender(options: EmailOptions, default_from: str) -> Mailbox:
@@ -137,6 +139,8 @@ def _sender(options: EmailOptions, default_from: str) -> Mailbox:
 
 def _copies(options: EmailOptions, to: Mailbox) -> tuple[Mailbox, ...]:
     """Without repeats: SendGrid refuses them, and nobody wants the mail twice."""
+    if not options.cc:
+        return ()
     found = {to.address.lower(): to}
     for copy in options.cc:
         box = mailbox("options.email.cc", copy)
@@ -152,7 +156,13 @@ def _safe_tag(tag: str) -> str:
 
 
 def _subject(content: Mapping[str, str]) -> str:
-    subject = safe_text("content.subject", content.get("subject", ""))
+    return _checked_subject(content.get("subject", ""))
+
+
+@lru_cache(maxsize=256)
+def _checked_subject(text: str) -> str:
+    """Cached, as the messages of a template often share one."""
+    subject = safe_text("content.subject", text)
     if not subject:
         raise Refused("content.subject", "an e-mail needs a subject")
     return subject
@@ -178,9 +188,9 @@ def build_mail(delivery: Delivery, *, default_from: str, now: datetime, files: S
 def _head(delivery: Delivery, to_whom: Envelope, message_id: str, now: datetime) -> str:
     lines = [
         f"Date: {_date(now.replace(microsecond=0))}",
-        mailbox_header("From", to_whom.sender),
+        _from_header(to_whom.sender),
         mailbox_header("To", to_whom.to),
-        text_header("Subject", to_whom.subject),
+        _subject_header(to_whom.subject),
         f"Message-ID: <{message_id}>",
         f"X-Notification-ID: {delivery.notification_id}",
         "MIME-Version: 1.0",
@@ -192,6 +202,16 @@ def _head(delivery: Delivery, to_whom: Envelope, message_id: str, now: datetime)
     lines += [text_header("X-Tag", tag) for tag in to_whom.tags]
     lines += [text_header(name, value) for name, value in to_whom.headers]
     return "\r\n".join(lines) + "\r\n"
+
+
+@lru_cache(maxsize=256)
+def _from_header(sender: Mailbox) -> str:
+    return mailbox_header("From", sender)
+
+
+@lru_cache(maxsize=256)
+def _subject_header(subject: str) -> str:
+    return text_header("Subject", subject)
 
 
 @lru_cache(maxsize=8)
