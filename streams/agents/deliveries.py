@@ -235,6 +235,8 @@ class DeliveryStage:
                 random=random.random,
             )
             retry_at = decision.retry_at
+            if retry_at is None and outcome is Outcome.RETRY and (delivery.reached or (fan_out and fan_out.reached)):
+                outcome = Outcome.SENT  # to some of its devices; `reason` says to how many it was not
         return Attempt(
             delivery_id=delivery.delivery_id,
             generation=delivery.generation,

@@ -82,6 +82,18 @@ def error(status: int, name: str, code: str | None = None, message: str = "refus
     return {"error": {"code": status, "message": text, "status": name, "details": details}}
 
 
+def violation(field: str) -> dict[str, Any]:
+    """An answer that names the field that is wrong."""
+    found = error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Request contains an invalid argument.")
+    found["error"]["details"].append(
+        {
+            "@type": "type.googleapis.com/google.rpc.BadRequest",
+            "fieldViolations": [{"field": field, "description": "?"}],
+        }
+    )
+    return found
+
+
 #: Answers by name.
 ANSWERS: dict[str, tuple[int, Any]] = {
     "INVALID_ARGUMENT": (400, error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Invalid value at 'message.data'")),
@@ -91,6 +103,10 @@ ANSWERS: dict[str, tuple[int, Any]] = {
             400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token"
         ),
     ),
+    "token violated": (400, violation("message.token")),
+    "data violated": (400, violation("message.data[0].value")),
+    "too big": (400, error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Message too big")),
+    "no code": (400, error(400, "INVALID_ARGUMENT", None, "Invalid registration token")),
     "UNREGISTERED": (404, error(404, "NOT_FOUND", "UNREGISTERED")),
     "SENDER_ID_MISMATCH": (403, error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH")),
     "QUOTA_EXCEEDED": (429, error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")),

@@ -59,6 +59,10 @@ class TestFcm(ProviderContract):
     FAILURES: ClassVar[dict[str, Outcome]] = {
         "INVALID_ARGUMENT": Outcome.PERMANENT,
         "bad token": Outcome.TARGET_DEAD,
+        "token violated": Outcome.TARGET_DEAD,
+        "data violated": Outcome.PERMANENT,
+        "too big": Outcome.PERMANENT,
+        "no code": Outcome.TARGET_DEAD,
         "UNREGISTERED": Outcome.TARGET_DEAD,
         "SENDER_ID_MISMATCH": Outcome.PERMANENT,
         "QUOTA_EXCEEDED": Outcome.RETRY,

@@ -199,7 +199,7 @@ async def test_tries_run_out_for_one_device_and_the_message_was_sent(rows: Rows)
     assert [row[1:] for row in await logs(rows, asked)] == [
         ("retry", 0b10, 1),
         ("retry", 0b1, 0),
-        ("retry", 0b1, 0),
+        ("sent", 0b1, 0),
     ]
     assert await rows.status(asked.notification_id) == "sent"
     assert (kafka.count(SENT), kafka.count(FAILED), kafka.count(DEAD_LETTERS)) == (1, 0, 0)
