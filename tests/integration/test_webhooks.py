@@ -18,7 +18,6 @@ import pytest
 import structlog
 
 from streams import logs
-from streams.providers.sources import source_names
 from streams.records import CONTENT_TYPE
 from tests.fixtures.api import RunningApi, an_api
 from tests.fixtures.service import Service, a_service
@@ -56,6 +55,9 @@ LANDS: dict[str, list[str]] = {
     "tw-ok-06": ["failed"],
     "tw-ok-07": ["failed", "unsubscribed"],
     "tw-ok-08": ["cancelled"],
+    "tw-ok-09": ["opened"],
+    "tw-ok-10": ["unknown"],
+    "tw-unicode": [],
     "tw-dup": ["delivered"],
     "tw-empty-param": ["delivered"],
     "tw-extra": ["delivered"],
@@ -124,8 +126,6 @@ def names_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 async def send(api: RunningApi, made: Posted) -> httpx.Response:
-    if made.name not in source_names():
-        pytest.skip(f"{made.name} has no callbacks yet")
     answer = await api.client("nobody").post(made.target, content=made.body, headers=made.headers)
     assert not [secret for secret in SECRETS if secret in answer.text]
     if answer.status_code >= 400:
@@ -171,7 +171,7 @@ async def test_every_case_is_as_it_says(
     landed = [event["kind"] for event in await events.new()]
     if case["expect"] == "accepted":
         assert statuses == {204}
-        assert landed == LANDS.get(name, landed)
+        assert sorted(landed) == sorted(LANDS[name])
     elif case["expect"] == "rejected":
         assert statuses == {403}
         assert landed == []
@@ -412,13 +412,14 @@ async def test_without_kafka_the_outbox_takes_over(service: Service, identity: I
     async with without_kafka(service, identity) as api:
         assert (await send(api, batch(*elements))).status_code == 204
         assert (await send(api, batch(*elements))).status_code == 204  # known: it is safe already
-    rows = await service.fetch("SELECT key FROM message_queue WHERE topic = 'provider.events'")
-    assert [bytes(row.key).decode() for row in rows] == [each["delivery_id"] for each in elements]
+    rows = await service.fetch("SELECT key FROM message_queue WHERE topic = 'provider.events' ORDER BY id")
+    # Others that came before this process had reached Kafka may be there too.
+    assert [bytes(row.key).decode() for row in rows][-3:] == [each["delivery_id"] for each in elements]
     assert await events.new() == []
     async with service.worker(only={"outbox"}), asyncio.timeout(20):
         while len(await service.fetch("SELECT id FROM message_queue")):
             await asyncio.sleep(0.05)
-    assert len(await events.new()) == 3
+    assert {each["delivery_id"] for each in elements} <= {event["delivery_id"] for event in await events.new()}
 
 
 async def test_without_kafka_and_postgres_vendors_are_asked_to_repeat(
