@@ -115,7 +115,7 @@ class Checks:
         for channel in channels:
             try:
                 parts = self._parts(request, channel, templates)
-                rendered = {} if parts is None else self._renderer.render(channel, parts, completed(request.data))
+                rendered = {} if parts is None else self._rendered(channel, parts, request.data)
                 if channel is Channel.EMAIL and parts is not None:
                     check_email_content(rendered)
             except TemplateError as error:
@@ -123,6 +123,10 @@ class Checks:
             except Refused as error:
                 reason = _REASONS.get(error.reason, error.reason).format(channel=channel)
                 yield FieldError(error.field, reason)
+
+    def _rendered(self, channel: Channel, parts: Mapping[str, str], data: Mapping[str, object]) -> dict[str, str]:
+        """Without the text that is made from html: it can't fail where the html doesn't."""
+        return self._renderer.render(channel, parts, completed(data), with_text=False)
 
     def _parts(
         self, request: NotificationRequest, channel: Channel, templates: Sequence[Template] | None

@@ -28,6 +28,15 @@ def has_right_to_left_letters(text: str) -> bool:
     return _LETTERS.search(text) is not None
 
 
+def directed(html: str, locale: str | None, reader_locale: str | None) -> str:
+    """The message, marked if its locale is written so; or if the reader's is, and it holds letters of that kind."""
+    if locale is not None and is_right_to_left(locale):
+        return right_to_left(html, locale)
+    if reader_locale is not None and is_right_to_left(reader_locale) and has_right_to_left_letters(html):
+        return right_to_left(html, reader_locale)
+    return html
+
+
 def right_to_left(html: str, locale: str) -> str:
     """The message with `dir="rtl"` and its language on <html> and <body>, unless it says a direction itself.
 

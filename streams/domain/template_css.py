@@ -172,14 +172,14 @@ class _Survey(Reader):
 
     def tag_begins(self, at: int) -> None:
         """A start tag is an element."""
-        if not self.spot.is_end:
-            self.elements.append(_Element(self.spot.tag, self.path))
+        if not self.is_end:
+            self.elements.append(_Element(self.tag, self.path))
 
     def value_begins(self, at: int) -> None:
         """Remembers that there is a style, and in which quotes."""
         self._attribute_value = ""
-        if self.spot.attribute == "style" and not self.spot.is_end:
-            self.elements[-1].style_quote = self.spot.quote
+        if self.attribute == "style" and not self.is_end:
+            self.elements[-1].style_quote = self.quote
 
     def value_text(self, data: str) -> None:
         """Of any attribute."""
@@ -187,28 +187,28 @@ class _Survey(Reader):
 
     def value_ends(self) -> None:
         """Attributes that selectors can ask for."""
-        if not self.spot.is_end:
-            self.elements[-1].attributes.setdefault(self.spot.attribute, html.unescape(self._attribute_value))
+        if not self.is_end:
+            self.elements[-1].attributes.setdefault(self.attribute, html.unescape(self._attribute_value))
 
     def expression(self, node: nodes.Expr) -> None:
         """Where it decides what matches, nothing is sure; within CSS it travels along."""
-        if self.spot.mode == "value" and self.spot.attribute in ("class", "id"):
+        if self.mode == "value" and self.attribute in ("class", "id"):
             self.elements[-1].is_unsure = True
-        elif self.spot.mode == "raw" and self._sheet is not None:
+        elif self.mode == "raw" and self._sheet is not None:
             self._sheet.append(f"comms-hole-{len(self.holes)}-")
             self.holes.append(node)
 
     def statement(self) -> None:
         """A condition within a tag: the attributes hang on it, except within the value of most."""
-        if self.spot.mode == "raw":
+        if self.mode == "raw":
             self._sheet = None
-        elif self.spot.mode in _IN_TAG or (self.spot.mode == "value" and self.spot.attribute in ("class", "id")):
+        elif self.mode in _IN_TAG or (self.mode == "value" and self.attribute in ("class", "id")):
             self.elements[-1].is_unsure = True
 
     def tag_ends(self) -> None:
         """Keeps the stack of open elements as a browser would."""
-        name = self.spot.tag
-        if self.spot.is_end:
+        name = self.tag
+        if self.is_end:
             if name == "style":
                 self._end_sheet()
             self._end(name)
@@ -285,6 +285,7 @@ class _Writer(Reader):
     """Reads the same tree again, in the same order, and puts each element's style into its tag."""
 
     rewrites: ClassVar[bool] = True
+    wanted: ClassVar[frozenset[str] | None] = frozenset({"style"})
 
     def __init__(self, elements: list[_Element], styles: dict[int, str], holes: list[nodes.Expr]) -> None:
         super().__init__()
@@ -307,7 +308,7 @@ class _Writer(Reader):
 
     def tag_begins(self, at: int) -> None:
         """A style for an element that has none."""
-        if self.spot.is_end:
+        if self.is_end:
             return
         self._number += 1
         style = self._styles.get(self._number)
@@ -317,9 +318,9 @@ class _Writer(Reader):
     def value_begins(self, at: int) -> None:
         """A style in front of the element's own, which wins by being the later one."""
         style = self._styles.get(self._number)
-        if style and self.spot.attribute == "style" and self.spot.quote and not self.spot.is_end:
+        if style and self.attribute == "style" and self.quote and not self.is_end:
             own = style.rstrip("; ") + ";"
-            self._put(at, own if self.spot.quote == '"' else own.replace("'", "&#39;"))
+            self._put(at, own if self.quote == '"' else own.replace("'", "&#39;"))
 
     def _put(self, at: int, text: str) -> None:
         self._copy(at)
@@ -327,11 +328,11 @@ class _Writer(Reader):
             if index % 2:
                 self.out.append(_copied(self._holes[int(piece)]))
             elif piece:
-                self.out.append(nodes.TemplateData(piece))
+                self.out.append(piece)
 
     def _copy(self, end: int) -> None:
         if end > self._copied:
-            self.out.append(nodes.TemplateData(self._data[self._copied : end]))
+            self.out.append(self._data[self._copied : end])
         self._copied = end
 
 

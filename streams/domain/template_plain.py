@@ -49,13 +49,14 @@ class _Plain(Reader):
 
     more: _More
     rewrites: ClassVar[bool] = True
+    wanted: ClassVar[frozenset[str] | None] = frozenset({"href", "alt", "style"})
 
     def __init__(self) -> None:
         super().__init__(_More())
 
     def _emit(self, text: str) -> None:
-        if not self.more.hidden:
-            self.out.append(nodes.TemplateData(text))
+        if text and not self.more.hidden:
+            self.out.append(text)
 
     def text(self, data: str, at: int) -> None:
         """What stands between tags."""
@@ -64,55 +65,59 @@ class _Plain(Reader):
 
     def expression(self, node: nodes.Expr) -> None:
         """Values in the text, in a link's address and in a picture's description."""
-        if (self.spot.mode == "text" or self._is_read()) and not self.more.hidden:
+        if (self.mode == "text" or self._is_read()) and not self.more.hidden:
             self.out.append(node)
 
     def _is_read(self) -> bool:
-        return self.spot.mode == "value" and not self.spot.is_end and (self.spot.tag, self.spot.attribute) in _READ
+        return self.mode == "value" and not self.is_end and (self.tag, self.attribute) in _READ
 
     def value_begins(self, at: int) -> None:
         """An address is marked, so that it can go behind the words."""
-        if self._is_read() and self.spot.attribute == "href":
+        if self._is_read() and self.attribute == "href":
             self._emit(_LINK)
 
     def value_text(self, data: str) -> None:
         """Of a value."""
         if self._is_read():
             self._emit(html.unescape(data))
-        elif self.spot.attribute == "style":
+        elif self.attribute == "style":
             self.more = self.more._replace(style=self.more.style + data)
 
     def value_ends(self) -> None:
         """The words follow."""
-        if self._is_read() and self.spot.attribute == "href":
+        if self._is_read() and self.attribute == "href":
             self._emit(_WORDS)
 
     def tag_begins(self, at: int) -> None:
         """A new tag has no style yet."""
-        self.more = self.more._replace(style="")
+        if self.more.style:
+            self.more = self.more._replace(style="")
 
     def tag_ends(self) -> None:
         """Layout, and whether what follows is shown."""
-        tag, more = self.spot.tag, self.more
+        tag, more = self.tag, self.more
         if more.hidden:
             if tag == more.hidden:
-                depth = more.depth + (-1 if self.spot.is_end else 1)
+                depth = more.depth + (-1 if self.is_end else 1)
                 self.more = more._replace(depth=depth, hidden=more.hidden if depth else "")
             return
         if tag == "pre":
-            self.more = more._replace(pre=max(0, more.pre + (-1 if self.spot.is_end else 1)))
+            self.more = more._replace(pre=max(0, more.pre + (-1 if self.is_end else 1)))
         self._emit(self._layout(tag))
-        if not self.spot.is_end and tag not in VOID and _HIDDEN.search(html.unescape(more.style)):
+        if not self.is_end and tag not in VOID and more.style and _HIDDEN.search(html.unescape(more.style)):
+            if tag == "a":
+                # Its end is not seen: the end of a later one without an address must not be taken for it.
+                self._emit(_LINK + _WORDS)
             self.more = self.more._replace(hidden=tag, depth=1)
 
     def _layout(self, tag: str) -> str:
         if tag == "a":
-            return _LINK_END if self.spot.is_end else ""
+            return _LINK_END if self.is_end else ""
         if tag == "br":
             return _NEW_LINE
         if tag == "hr":
             return f"{_PARAGRAPH}---{_PARAGRAPH}"
-        if tag == "li" and not self.spot.is_end:
+        if tag == "li" and not self.is_end:
             return f"{_BREAK}- "
         if tag in ("td", "th"):
             return " "

@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, cast
 
 from jinja2 import nodes
 
 from streams.domain.template_markup import RAW_TEXT
+
+#: The reader's place in the markup, and the subclass's state there.
+_Place = tuple[str, str, str, str, bool, tuple[object, ...]]
 
 VOID = frozenset({"area", "br", "col", "hr", "img", "meta", "wbr"})
 
@@ -23,32 +26,33 @@ _TAG_SPACE = re.compile(r"[ \t\n\f\r/]*")
 _SPACE = re.compile(r"[ \t\n\f\r]*")
 _ATTRIBUTE = re.compile(r"[^ \t\n\f\r/>=]*")
 _BARE = re.compile(r"[^ \t\n\f\r>]*")
+_PLAIN_TAG = re.compile(
+    r"<(/?)([A-Za-z][A-Za-z0-9:-]*+)((?:[ \t\n\r]++[A-Za-z][A-Za-z-]*+=(?:\"[^\"]*+\"|'[^']*+'))*+)[ \t\n\r]*+/?>"
+)
+_PLAIN_ATTRIBUTE = re.compile(r"([A-Za-z][A-Za-z-]*+)=(?:\"([^\"]*+)\"|'([^']*+)')")
 _RAW_END = {tag: re.compile(f"</{tag}(?=[ \\t\\n\\f\\r/>])", re.IGNORECASE) for tag in RAW_TEXT}
 
 
-class Spot(NamedTuple):
-    """Where the reader is."""
-
-    #: text, open (after <), name, tag, attribute (its name), equals, before, value, markup, comment, raw
-    mode: str = "text"
-    tag: str = ""
-    attribute: str = ""
-    quote: str = ""
-    is_end: bool = False
-
-
 class Reader:
-    """Walks a tree. A subclass that `rewrites` puts what is to be printed instead into `out`.
+    """Walks a tree. A subclass that `rewrites` puts what is to be printed instead into `out`: expressions, and static
+    text as `str`.
 
     `more` is the subclass's own state, immutable, which branches restore like the place in the markup.
     """
 
     rewrites: ClassVar[bool] = False
+    #: The attributes it needs of ordinary tags; None: all.
+    wanted: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, more: tuple[object, ...] = ()) -> None:
-        self.spot = Spot()
+        #: text, open (after <), name, tag, attribute (its name), equals, before, value, markup, comment, raw
+        self.mode = "text"
+        self.tag = ""
+        self.attribute = ""
+        self.quote = ""
+        self.is_end = False
         self.more = more
-        self.out: list[nodes.Expr] = []
+        self.out: list[nodes.Expr | str] = []
         #: Which branches and loops are around, by number: two places are sure to be rendered together if it's the same.
         self.path: tuple[int, ...] = ()
         self._branch_count = 0
@@ -75,7 +79,7 @@ class Reader:
         """A piece of the content of <style> or <title>."""
 
     def tag_begins(self, at: int) -> None:
-        """The tag's name is known; `at` is right behind it. `spot` has it."""
+        """The tag's name is known; `at` is right behind it."""
 
     def tag_ends(self) -> None:
         """At the tag's >."""
@@ -90,10 +94,10 @@ class Reader:
         """The value is complete."""
 
     def expression(self, node: nodes.Expr) -> None:
-        """A printed expression, at `spot`."""
+        """A printed expression, at this place."""
 
     def statement(self) -> None:
-        """An if or for begins, at `spot`."""
+        """An if or for begins, at this place."""
 
     # -- the tree
 
@@ -113,15 +117,21 @@ class Reader:
                 self.body(node.body)
 
     def _branches(self, bodies: Sequence[Sequence[nodes.Node]]) -> None:
-        start, ends, path = (self.spot, self.more), [], self.path
+        start, ends, path = self._place(), [], self.path
         for body in bodies:
-            self.spot, self.more = start
+            self._go_to(start)
             self._branch_count += 1
             self.path = (*path, self._branch_count)
             self.body(body)
-            ends.append((self.spot, self.more))
+            ends.append(self._place())
         self.path = path
-        self.spot, self.more = ends[0]
+        self._go_to(ends[0])
+
+    def _place(self) -> _Place:
+        return self.mode, self.tag, self.attribute, self.quote, self.is_end, self.more
+
+    def _go_to(self, place: _Place) -> None:
+        self.mode, self.tag, self.attribute, self.quote, self.is_end, self.more = place
 
     def _output(self, node: nodes.Output) -> None:
         self.out = []
@@ -137,7 +147,7 @@ class Reader:
         """One static piece."""
         at = 0
         while at < len(data):
-            at = self._modes[self.spot.mode](data, at)
+            at = self._modes[self.mode](data, at)
 
     # -- the modes: each reads from `at` and gives where the next one begins
 
@@ -148,29 +158,57 @@ class Reader:
             self.text(data[at:end], at)
         if start < 0:
             return end
-        self.spot = Spot("open")
+        plain = _PLAIN_TAG.match(data, start)
+        if plain:
+            self._plain_tag(plain)
+            return plain.end()
+        self.mode, self.is_end = "open", False
         return start + 1
+
+    def _plain_tag(self, found: re.Match[str]) -> None:
+        """A whole tag with nothing odd in it, which is nearly every tag."""
+        self.mode, self.tag, self.is_end = "tag", found[2].lower(), bool(found[1])
+        self.tag_begins(found.end(2))
+        if found[3]:
+            for attribute in _PLAIN_ATTRIBUTE.finditer(found.string, *found.span(3)):
+                name = attribute[1].lower()
+                if self.wanted is None or name in self.wanted:
+                    self._plain_attribute(name, attribute)
+        self._tag_end()
+
+    def _plain_attribute(self, name: str, found: re.Match[str]) -> None:
+        group = 2 if found[2] is not None else 3
+        self.mode, self.attribute, self.quote = "value", name, '"' if group == 2 else "'"
+        self.value_begins(found.start(group))
+        if found[group]:
+            self.value_text(found[group])
+        self.value_ends()
+
+    def _tag_end(self) -> None:
+        self.tag_ends()
+        self.mode = "raw" if self.tag in RAW_TEXT and not self.is_end else "text"
+        self.is_end = False
 
     def _open(self, data: str, at: int) -> int:
         first = data[at]
-        if first == "/" and not self.spot.is_end:
-            self.spot = Spot("open", is_end=True)
+        if first == "/" and not self.is_end:
+            self.is_end = True
             return at + 1
         if first.isascii() and first.isalpha():
-            self.spot = Spot("name", is_end=self.spot.is_end)
+            self.mode, self.tag = "name", ""
             return at
         if first in "!?":
-            self.spot = Spot("markup", tag=first)
+            self.mode, self.tag = "markup", first
             return at + 1
-        self.spot = Spot()
+        self.mode = "text"
         self.text("<", at)
         return at
 
     def _name(self, data: str, at: int) -> int:
         end = _end_of(_NAME, data, at)
-        self.spot = self.spot._replace(tag=self.spot.tag + data[at:end].lower())
+        self.tag += data[at:end].lower()
         if end < len(data):
-            self.spot = self.spot._replace(mode="tag")
+            self.mode = "tag"
             self.tag_begins(end)
         return end
 
@@ -179,17 +217,16 @@ class Reader:
         if at == len(data):
             return at
         if data[at] == ">":
-            self.tag_ends()
-            is_raw = self.spot.tag in RAW_TEXT and not self.spot.is_end
-            self.spot = Spot("raw", tag=self.spot.tag) if is_raw else Spot()
+            self._tag_end()
             return at + 1
-        self.spot = self.spot._replace(mode="attribute", attribute="")
+        self.mode, self.attribute = "attribute", ""
         return at
 
     def _attribute(self, data: str, at: int) -> int:
         end = _end_of(_ATTRIBUTE, data, at)
-        mode = "equals" if end < len(data) else "attribute"
-        self.spot = self.spot._replace(mode=mode, attribute=self.spot.attribute + data[at:end].lower())
+        self.attribute += data[at:end].lower()
+        if end < len(data):
+            self.mode = "equals"
         return end
 
     def _equals(self, data: str, at: int) -> int:
@@ -197,22 +234,22 @@ class Reader:
         if at == len(data):
             return at
         if data[at] != "=":
-            self.spot = self.spot._replace(mode="tag")
+            self.mode = "tag"
             return at
-        self.spot = self.spot._replace(mode="before")
+        self.mode = "before"
         return at + 1
 
     def _before(self, data: str, at: int) -> int:
         at = _end_of(_SPACE, data, at)
         if at == len(data):
             return at
-        quote = data[at] if data[at] in "\"'" else ""
-        self.spot = self.spot._replace(mode="value", quote=quote)
-        self.value_begins(at + len(quote))
-        return at + len(quote)
+        self.mode, self.quote = "value", data[at] if data[at] in "\"'" else ""
+        at += len(self.quote)
+        self.value_begins(at)
+        return at
 
     def _value(self, data: str, at: int) -> int:
-        quote = self.spot.quote
+        quote = self.quote
         end = data.find(quote, at) if quote else _end_of(_BARE, data, at)
         closed = end >= 0
         if not closed:
@@ -221,43 +258,42 @@ class Reader:
             self.value_text(data[at:end])
         if closed:
             self.value_ends()
-            self.spot = self.spot._replace(mode="tag", quote="")
+            self.mode, self.quote = "tag", ""
         return end + len(quote) if closed else end
 
     def _markup(self, data: str, at: int) -> int:
-        if self.spot.tag in ("!", "!-") and data[at] == "-":
-            self.spot = Spot("comment") if self.spot.tag == "!-" else Spot("markup", tag="!-")
+        if self.tag in ("!", "!-") and data[at] == "-":
+            self.mode, self.tag = ("comment", "") if self.tag == "!-" else ("markup", "!-")
             return at + 1
         end = data.find(">", at)
-        self.spot = Spot("markup", tag="…") if end < 0 else Spot()
+        self.mode, self.tag = ("markup", "…") if end < 0 else ("text", "")
         return len(data) if end < 0 else end + 1
 
     def _comment(self, data: str, at: int) -> int:
         end = data.find("-->", at)
         if end < 0:
             return len(data)
-        self.spot = Spot()
+        self.mode = "text"
         return end + 3
 
     def _raw(self, data: str, at: int) -> int:
-        tag = self.spot.tag
-        found = _RAW_END[tag].search(data, at)
+        found = _RAW_END[self.tag].search(data, at)
         end = found.start() if found else len(data)
         if end > at:
             self.raw_text(data[at:end])
         if not found:
             return end
-        self.spot = Spot("tag", tag=tag, is_end=True)
+        self.mode, self.is_end = "tag", True
         return found.end()
 
 
-def _merged(children: Sequence[nodes.Expr]) -> Iterator[nodes.Expr]:
+def _merged(children: Sequence[nodes.Expr | str]) -> Iterator[nodes.Expr]:
     """Neighbouring static pieces as one."""
-    for is_static, run in groupby(children, lambda child: isinstance(child, nodes.TemplateData)):
+    for is_static, run in groupby(children, lambda child: isinstance(child, str)):
         if is_static:
-            yield nodes.TemplateData("".join(cast(nodes.TemplateData, piece).data for piece in run))
+            yield nodes.TemplateData("".join(cast(Iterator[str], run)))
         else:
-            yield from run
+            yield from cast(Iterator[nodes.Expr], run)
 
 
 def _end_of(pattern: re.Pattern[str], data: str, at: int) -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 from jinja2 import TemplateError as JinjaError
 from jinja2 import UndefinedError, nodes
 
-from streams.domain.direction import has_right_to_left_letters, is_right_to_left, right_to_left
+from streams.domain.direction import directed
 from streams.domain.push import DATA_PREFIX, MAX_PAYLOAD_BYTES, is_reserved
 from streams.domain.template_css import inline_css
 from streams.domain.template_errors import (
@@ -176,8 +176,9 @@ class Renderer:
         *,
         locale: str | None = None,
         reader_locale: str | None = None,
+        with_text: bool = True,
     ) -> dict[str, str]:
-        """Each part filled in with the data; `mjml` as `html`, and a text made from html where there is none.
+        """Each part filled in with the data; `mjml` as `html`; `with_text`: a text made from html where there is none.
 
         `locale` is the language of the parts: html in one that is written from right to left says so. So does html
         with letters of such a language where the person (`reader_locale`) reads one.
@@ -191,15 +192,17 @@ class Renderer:
             part: self._render_part(part, rules.get(part, _DATA), source, data, meter) for part, source in parts.items()
         }
         if channel == "email":
-            self._complete_email(rendered, parts, data)
+            self._complete_email(rendered, parts, data, with_text=with_text)
             if "html" in rendered:
-                rendered["html"] = _directed(rendered["html"], locale, reader_locale)
+                rendered["html"] = directed(rendered["html"], locale, reader_locale)
         return rendered
 
-    def _complete_email(self, rendered: dict[str, str], parts: Mapping[str, str], data: Mapping[str, object]) -> None:
+    def _complete_email(
+        self, rendered: dict[str, str], parts: Mapping[str, str], data: Mapping[str, object], *, with_text: bool
+    ) -> None:
         if "mjml" in rendered:
             rendered["html"] = rendered.pop("mjml")
-        if "html" in rendered and "text" not in rendered:
+        if with_text and "html" in rendered and "text" not in rendered:
             rule = _PLAIN_OF["mjml" if "mjml" in parts else "html"]
             text = self._render_part(rule.of, rule, parts[rule.of], data, Meter())
             if text:
@@ -220,14 +223,6 @@ class Renderer:
         except Exception as error:
             # An expression that doesn't fit the data. Its message may quote the data, its type doesn't.
             raise RenderFailed(part, f"an expression fails with this data ({type(error).__name__})") from None
-
-
-def _directed(html: str, locale: str | None, reader_locale: str | None) -> str:
-    if locale is not None and is_right_to_left(locale):
-        return right_to_left(html, locale)
-    if reader_locale is not None and is_right_to_left(reader_locale) and has_right_to_left_letters(html):
-        return right_to_left(html, reader_locale)
-    return html
 
 
 def _collect(chunks: Iterator[str], max_chars: int) -> str:

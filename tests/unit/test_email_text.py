@@ -43,6 +43,7 @@ def text_of(html: str, **data: Any) -> str | None:
         ("<html><head><title>T</title><style>p{color:red}</style></head><body>x</body></html>", "x"),
         ('<div style="display:none">preview<div>more</div></div><p>x</p>', "x"),
         ('<div style="DISPLAY : none;max-height:0"><p>a</div>b', "b"),
+        ('<a style="display:none" href="https://a.example/">x</a>b<a name="c">d</a>', "bd"),
         ("<img src='x' alt='A &amp; B'>", "A & B"),
         ("<img src='x'>", None),
     ],
