@@ -12,6 +12,7 @@ from models.enums import Outcome
 from models.requests import Options
 from streams.providers.sendgrid import SendGridProvider
 from tests.contracts.deliveries import API_KEY, PAYLOADS, email_delivery, email_options, settings
+from tests.contracts.file_server import GivenFiles, with_files
 from tests.fixtures.prism import prism
 
 
@@ -27,7 +28,8 @@ def document(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SendGridProvider]:
     async with prism(document(tmp_path_factory.mktemp("prism"))) as url:
-        provider = SendGridProvider(settings(sendgrid_api_key=API_KEY, sendgrid_base_url=url))
+        given = settings(sendgrid_api_key=API_KEY, sendgrid_base_url=url)
+        provider = SendGridProvider(given, attachments=GivenFiles())
         yield provider
         await provider.close()
 
@@ -44,6 +46,11 @@ async def test_a_message_with_everything_is_taken(provider: SendGridProvider) ->
         headers={"X-Campaign": "q4"},
         tags=("invoice", "q4"),
     ).model_copy(update={"provider": {"asm": {"group_id": 7}, "mail_settings": {"sandbox_mode": {"enable": True}}}})
+    assert (await provider.send(email_delivery(options=options))).outcome is Outcome.SENT
+
+
+async def test_files_are_taken(provider: SendGridProvider) -> None:
+    options = with_files(("https://files.example/1", "Rechnung März.pdf"), ("https://files.example/2", "b.pdf"))
     assert (await provider.send(email_delivery(options=options))).outcome is Outcome.SENT
 
 
