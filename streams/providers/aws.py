@@ -203,7 +203,7 @@ class AwsApi:
             method=method,
             path=url.raw_path,
             content_type=self._service.content_type,
-            digest=await _digest(body),
+            digest=_digest(body) if len(body) <= _LARGE_BODY else await asyncio.to_thread(_digest, body),
             at=self._clock(),
         )
         try:
@@ -295,9 +295,7 @@ def _session() -> aiohttp.ClientSession:
     )
 
 
-async def _digest(body: bytes) -> str:
-    if len(body) > _LARGE_BODY:
-        return await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
+def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
