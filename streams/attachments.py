@@ -87,7 +87,7 @@ class _PublicResolver(AbstractResolver):
         await self._inner.close()
 
 
-def _public_socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+def public_socket(address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
     """The last look, at the very address of the connection."""
     family, kind, protocol, _, target = address
     if not is_public(str(target[0])):
@@ -276,7 +276,7 @@ class Attachments:
             limit=_FETCHES_AT_ONCE,
             resolver=resolver if is_trusted else _PublicResolver(resolver),
             use_dns_cache=False,
-            socket_factory=None if is_trusted else _public_socket,
+            socket_factory=None if is_trusted else public_socket,
         )
         return aiohttp.ClientSession(
             connector=connector,

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from models.deliveries import Delivery
 from models.enums import Outcome
 from models.requests import Options
-from streams.attachments import AttachmentRefused, Attachments, AttachmentUnavailable
+from streams.attachments import AttachmentRefused, Attachments, AttachmentUnavailable, public_socket
 from streams.domain.attachments import File
 from streams.providers.base import NotificationProvider, Reach
 from streams.providers.sendgrid import SendGridProvider
@@ -164,6 +164,13 @@ async def test_names_of_inner_addresses_are_never_dialled(addresses: tuple[str, 
     attachments = Attachments(settings(), resolver=Names(*addresses))
     assert await refusal(attachments, "http://files.example/a.pdf") == "an address that is not fetched"
     await attachments.close()
+
+
+def test_no_socket_is_made_for_an_inner_address() -> None:
+    """The last of three looks: whatever was resolved."""
+    for family, address in ((socket.AF_INET, "10.0.0.1"), (socket.AF_INET6, "::1")):
+        with pytest.raises(OSError, match="not a public address"):
+            public_socket((family, socket.SOCK_STREAM, 0, "", (address, 80)))
 
 
 async def test_only_ports_of_the_web_are_dialled(canary: Canary) -> None:

@@ -135,6 +135,13 @@ def test_hostile_markup_and_css_are_bounded() -> None:
     assert render(wide.replace("<style>", '<style data-css-inline="ignore">')).endswith("<p>x</p>")
 
 
+def test_what_is_compiled_passes_the_rules_again() -> None:
+    """A value in css is copied into each tag that a rule matches."""
+    css = "<style>p { color: {{ c }} }</style>"
+    assert styles(css + "<p>x</p>" * 100, c="red")[99] == "color: red;"
+    assert refusal(css + "<p>x</p>" * 1_500) == "with its css inlined: too many expressions"
+
+
 @pytest.mark.parametrize(
     "html",
     [
