@@ -6,12 +6,12 @@ which SES repeats in every event of the configuration set. Its events come by SN
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
@@ -54,8 +54,6 @@ _OWN_OPTIONS: Mapping[str, type] = {"ConfigurationSetName": str, "FromEmailAddre
 #: Errors that may be about who writes: either SES vouches for nobody of the account, or not for this request's sender.
 _ABOUT_SENDER = frozenset({"AccessDenied", "MailFromDomainNotVerified", "MessageRejected"})
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9._@-]{1,255}")
-#: Base64 and JSON of more would hold up the loop.
-_LARGE_MAIL = 256 * 1024
 
 #: The most telling first: https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_InsightsEvent.html
 _STATUSES = {
@@ -123,20 +121,23 @@ class SesProvider(NotificationProvider):
 
     async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
         try:
-            mail = await built(
-                lambda: build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files), files
-            )
-            own = _own_options(delivery)
+            make = partial(self._request, delivery, files)
+            body, sender = await built(make, files) if files else make()
         except Refused as error:
             ending = Ending(outcome=Outcome.PERMANENT, reason=f"refused {error.field}", reach=Reach.NOT_ASKED)
             return ending.result(self.name)
-        if self._configuration_set is not None:
-            own = {"ConfigurationSetName": self._configuration_set, **own}
-        body = await _body(delivery, mail, own)
         ending = await self._api.post(_SEND, body, gone=time.monotonic() - started)
         if ending.outcome is Outcome.SENT:
             return ending.result(self.name, message_id=_message_id(ending.body))
-        return _refused(ending, delivery, sender=mail.sender).result(self.name)
+        return _refused(ending, delivery, sender=sender).result(self.name)
+
+    def _request(self, delivery: Delivery, files: Sequence[File]) -> tuple[bytes, str]:
+        """The body, and the address that the mail is from."""
+        mail = build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files)
+        own = _own_options(delivery)
+        if self._configuration_set is not None:
+            own = {"ConfigurationSetName": self._configuration_set, **own}
+        return payload(delivery, mail, own), mail.sender
 
     async def get_status(self, message_id: str) -> DeliveryStatus:
         """By GetMessageInsights, which knows messages while Virtual Deliverability Manager is on."""
@@ -146,12 +147,6 @@ class SesProvider(NotificationProvider):
         if ending.outcome is not Outcome.SENT:
             return DeliveryStatus(status=None, detail=ending.reason)
         return _status(ending.body)
-
-
-async def _body(delivery: Delivery, mail: Mail, own: Mapping[str, Any]) -> bytes:
-    if len(mail.data) > _LARGE_MAIL:
-        return await asyncio.to_thread(payload, delivery, mail, own)
-    return payload(delivery, mail, own)
 
 
 def payload(delivery: Delivery, mail: Mail, own: Mapping[str, Any]) -> bytes:
