@@ -16,12 +16,13 @@ from models.deliveries import Delivery
 from models.enums import Channel, Outcome
 from models.ids import delivery_id
 from streams.providers.base import DeliveryResult
+from streams.queues import UNMATCHED_EVENTS
 from tests.fixtures.api import RunningApi, an_api
 from tests.fixtures.service import Ledger, Service, a_request, a_service
 from tests.fixtures.stack import Databases, Identity
 from tests.fixtures.webhooks import CASES, Ids, Posted, callback_settings, posted, sendgrid_headers
 
-LANES = {"requests-normal", "send-email-normal", "send-sms-normal", "provider-events"}
+LANES = {"requests-normal", "send-email-normal", "send-sms-normal", "provider-events", "outbox"}
 CHANNELS = {"sendgrid": "email", "ses-sns": "email", "twilio": "sms"}
 _numbers = itertools.count(10_000_000)
 
@@ -240,7 +241,6 @@ async def test_what_comes_before_its_message_waits_for_it(world: World) -> None:
     assert (await world.events(ids))[0].retry_at is not None
     await world.service.publish(request)
     await world.service.until(ids.notification_id, "sent", "delivered")
-    await world.service.execute("UPDATE provider_events SET retry_at = now() WHERE retry_at IS NOT NULL")
-    async with world.service.worker(only={"unmatched-events"}), asyncio.timeout(30):
+    async with world.service.worker(only={UNMATCHED_EVENTS}), asyncio.timeout(30):
         while await world.status(ids) != "delivered":
             await asyncio.sleep(0.05)
