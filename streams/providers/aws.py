@@ -172,6 +172,8 @@ class AwsApi:
 
     async def close(self) -> None:
         """Closes all connections."""
+        if self._finding is not None:
+            self._finding.cancel()
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()

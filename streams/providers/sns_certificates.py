@@ -151,8 +151,8 @@ async def fetch(url: str) -> bytes:
                 raise FileNotFoundError
             if response.status != 200:
                 raise Unavailable("sns", "answers with an error")
-            body = await response.content.read(_MOST_BYTES + 1)
-            while chunk := await response.content.read(_MOST_BYTES + 1):
+            body = b""
+            async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > _MOST_BYTES:
                     raise Unavailable("sns", "answers with too much")
