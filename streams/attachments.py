@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -37,7 +38,11 @@ _PORTS = frozenset({80, 443, 8080, 8443})
 _FRESH_SECONDS = 60.0
 #: A bulk must not ask a server that is down once per message.
 _TROUBLE_FRESH_SECONDS = 3.0
-_FETCHES_AT_ONCE = 8
+#: A host that doesn't answer is not waited for by one message after the other, each in a provider's slot.
+_AWAY_SECONDS = 10.0
+_MOST_HOSTS_AWAY = 1_000
+_FETCHES_AT_ONCE = 16
+_FETCHES_PER_HOST = 6
 _MOST_KEPT = 200
 #: Of all messages with files that are being sent; each costs about five times its files.
 _ROOM_BYTES = 32 * 1024 * 1024
@@ -114,7 +119,11 @@ class Attachments:
         self._flights: dict[str, asyncio.Task[Content | _Trouble]] = {}
         self._kept: OrderedDict[str, tuple[float, Content | _Trouble]] = OrderedDict()
         self._kept_bytes = 0
+        #: Hosts that didn't answer, and until when they aren't asked again.
+        self._away: dict[str, float] = {}
         self._slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        #: A host that hangs holds up its own files only.
+        self._host_slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._room = _ROOM_BYTES
         self._room_changed = asyncio.Condition()
 
@@ -190,21 +199,35 @@ class Attachments:
             self._kept.move_to_end(url)
             return kept[1]
         flight = self._flights.get(url)
+        if flight is None and self._is_away(_host(url)):
+            return _UNAVAILABLE
         if flight is None:
             flight = asyncio.create_task(self._fly(url))
             self._flights[url] = flight
         return await asyncio.shield(flight)
 
     async def _fly(self, url: str) -> Content | _Trouble:
+        host = _host(url)
+        slots = self._host_slots.setdefault(host, asyncio.Semaphore(_FETCHES_PER_HOST))
         try:
-            async with self._slots, asyncio.timeout(_FETCH_SECONDS):
-                found = await self._fetch(url)
+            async with slots, self._slots, asyncio.timeout(self._seconds):
+                found = _UNAVAILABLE if self._is_away(host) else await self._fetch(url)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             found = _trouble_of(error)
+            if found.is_passing:
+                self._note_away(host)
         finally:
             self._flights.pop(url, None)
         self._keep(url, found)
         return found
+
+    def _is_away(self, host: str) -> bool:
+        return self._clock() < self._away.get(host, 0.0)
+
+    def _note_away(self, host: str) -> None:
+        if len(self._away) >= _MOST_HOSTS_AWAY:
+            self._away.clear()
+        self._away[host] = self._clock() + _AWAY_SECONDS
 
     def _keep(self, url: str, found: Content | _Trouble) -> None:
         self._forget(url)
@@ -286,6 +309,11 @@ class Attachments:
             auto_decompress=False,
             trust_env=False,
         )
+
+
+def _host(url: str) -> str:
+    """Host and port as they are written; two spellings are two hosts here."""
+    return url.partition("//")[2].partition("/")[0].lower()
 
 
 def _joined(url: URL, location: str) -> str:

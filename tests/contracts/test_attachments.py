@@ -6,6 +6,7 @@ import asyncio
 import base64
 import email
 import email.policy
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -207,6 +208,45 @@ async def test_a_slow_host_has_a_second_here(attachments: Attachments, server: F
     with pytest.raises(AttachmentUnavailable):
         await fetch(attachments, f"{server.url}/a.pdf")
     assert asyncio.get_running_loop().time() - started < 1.9
+
+
+async def test_a_host_that_hangs_is_not_asked_for_each_file(server: FileServer) -> None:
+    now = [0.0]
+    given = settings(attachment_hosts=(server.host,), provider_timeout_seconds=0.4)
+    attachments = Attachments(given, clock=lambda: now[0])
+    server.fault = "hang"
+    asked, urls = -1, itertools.count()
+    async with asyncio.timeout(5):
+        while asked < len(server.requests):
+            asked = len(server.requests)
+            with pytest.raises(AttachmentUnavailable):
+                await fetch(attachments, f"{server.url}/a.pdf?{next(urls)}")
+    server.fault = ""
+    for _ in range(20):
+        with pytest.raises(AttachmentUnavailable):
+            await fetch(attachments, f"{server.url}/a.pdf?{next(urls)}")
+    assert len(server.requests) == asked
+    now[0] += 11
+    assert len(await fetch(attachments, f"{server.url}/a.pdf")) == 1
+    await attachments.close()
+
+
+async def test_a_host_that_hangs_holds_up_no_other(server: FileServer) -> None:
+    other = FileServer()
+    await other.start()
+    attachments = Attachments(settings(attachment_hosts=(server.host, other.host), provider_timeout_seconds=10.0))
+    server.fault = "hang"
+    waiting = [asyncio.create_task(fetch(attachments, f"{server.url}/{number}.pdf")) for number in range(30)]
+    async with asyncio.timeout(3):
+        while len(server.requests) < 6:
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*(fetch(attachments, f"{other.url}/a.pdf?{number}") for number in range(30)))
+    assert len(server.requests) == 6
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await attachments.close()
+    await other.stop()
 
 
 async def test_a_host_that_is_away(attachments: Attachments, server: FileServer) -> None:

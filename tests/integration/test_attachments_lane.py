@@ -86,8 +86,10 @@ async def asked(rows: Rows, *options: Options) -> list[Incoming]:
 async def test_a_bulk_with_one_file(rows: Rows, files: FileServer, mails: MailServer) -> None:
     told, options = Told(), given(files, mails)
     records = await asked(rows, *[with_files((f"{files.url}/a.pdf", "a.pdf"))] * 40)
-    async with a_lane(rows.engine, told, SmtpProvider(options), settings=options) as lane:
+    provider = SmtpProvider(options)
+    async with a_lane(rows.engine, told, provider, settings=options) as lane:
         await lane.work(records)
+    await provider.close()
     assert len(told.of(SENT)) == 40 and len(files.requests) == 1
     for envelope in mails.envelopes:
         message: Any = email.message_from_bytes(envelope.content or b"", policy=email.policy.default)
@@ -107,6 +109,7 @@ async def test_trouble_with_files_is_nobody_elses(rows: Rows, files: FileServer,
     started = time.monotonic()
     async with a_lane(rows.engine, told, provider, settings=options) as lane:
         await lane.work(records)
+    await provider.close()
     assert time.monotonic() - started < 15
     assert len(told.of(SENT)) == len(mails.envelopes) == 2
     assert len(told.of("notification.delay.")) == 60
