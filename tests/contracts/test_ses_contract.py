@@ -24,6 +24,7 @@ from streams.providers.base import Reach, UnsupportedFeature
 from streams.providers.ses import SesProvider
 from tests.contracts.aws_server import REGION, AwsServer, Moto, credentials
 from tests.contracts.deliveries import FROM, HTML, SUBJECT, TEXT, TO, email_delivery, email_options, settings
+from tests.contracts.file_server import PDF, GivenFiles, with_files
 from tests.contracts.provider_contract import ProviderContract
 
 NOW = datetime.now(UTC)
@@ -151,6 +152,16 @@ class TestSes(ProviderContract):
             "text/plain": TEXT,
             "text/html": HTML,
         }
+
+    async def test_files_travel_in_the_message(self, counterpart: AwsServer) -> None:
+        given = settings(aws_ses_region=REGION, aws_endpoint_url=counterpart.url)
+        provider = SesProvider(given, attachments=GivenFiles(), credentials=credentials(), clock=lambda: NOW)
+        options = with_files(("https://files.example/1", "Rechnung März.pdf"))
+        result = await provider.send(email_delivery(options=options))
+        await provider.close()
+        assert result.outcome is Outcome.SENT
+        (file,) = raw(counterpart.bodies[-1]).iter_attachments()
+        assert (file.get_filename(), file.get_content()) == ("Rechnung März.pdf", PDF)
 
     async def test_the_request_is_what_botocore_would_send(self, counterpart: AwsServer) -> None:
         own = {"TenantName": "acme", "FromEmailAddressIdentityArn": "arn:aws:ses:us-east-1:1:identity/acme.example"}
