@@ -110,7 +110,8 @@ def _event_key(name: str, mail: Mapping[str, Any], more: Mapping[str, Any], mess
     """What a repeat of the event has in common with it."""
     feedback, mail_id = more.get("feedbackId"), _mail_id(mail)
     if isinstance(feedback, str) and 0 < len(feedback) <= _LONGEST_ID:
-        return feedback
+        # Unique by AWS's word; with the mail's own id beside it, nothing hangs on that.
+        return feedback if mail_id is None else f"{digest(mail_id)}:{feedback}"
     if name in _ONCE and mail_id is not None:
         return f"{mail_id}:{name.lower().replace(' ', '-')}"
     return message_id

@@ -136,23 +136,32 @@ class TwilioCallbacks(CallbackSource):
 
 def _outbound(callback: Callback, fields: _Fields, sid: str, status: str) -> list[ProviderEvent]:
     kind = _KINDS.get(status, EventKind.UNKNOWN)
-    code = fields.first("ErrorCode")
+    code, found = fields.first("ErrorCode"), _ids(callback)
     reason = code if _ERROR_CODE.fullmatch(code) else status if kind is EventKind.FAILED else None
     event = ProviderEvent(
-        event_id=f"{TwilioCallbacks.name}:{sid}:{status if _WORD.fullmatch(status) else '?'}",
+        event_id=_event_id(sid, status, found),
         provider=TwilioCallbacks.name,
         channel=Channel.SMS,
         kind=kind,
         occurred_at=callback.received_at,
         provider_message_id=sid,
         raw=_raw(fields),
-        **_known(reason=reason, **_ids(callback)),
+        **_known(reason=reason, **found),
     )
     person = _phone(fields.first("To"))
     if code != _OPTED_OUT or person is None:
         return [event]
     opted_out = {"event_id": f"{event.event_id}:optout", "kind": EventKind.UNSUBSCRIBED}
     return [event, event.model_copy(update={**opted_out, "address": person, "is_of_all": True})]
+
+
+def _event_id(sid: str, status: str, found: Mapping[str, Any]) -> str:
+    """A status comes once to a message. The attempt that it answers is part of it: no event of another can be this one,
+    whatever ids a stand-in of Twilio gives out."""
+    known = [TwilioCallbacks.name, sid, status if _WORD.fullmatch(status) else "?"]
+    if found["delivery_id"] is not None:
+        known.append(f"{found['delivery_id']}.{found['generation'] or 0}.{found['attempt'] or 1}")
+    return ":".join(known)
 
 
 def _inbound(callback: Callback, fields: _Fields, sid: str) -> list[ProviderEvent]:
