@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -244,3 +244,18 @@ async def test_what_comes_before_its_message_waits_for_it(world: World) -> None:
     async with world.service.worker(only={UNMATCHED_EVENTS}), asyncio.timeout(30):
         while await world.status(ids) != "delivered":
             await asyncio.sleep(0.05)
+
+
+async def test_ids_that_a_vendor_gives_twice_mix_up_no_messages(world: World) -> None:
+    """Stand-ins of vendors answer with the same message id, and tell the same feedback id, for all messages."""
+    first, second = await world.message("ses-sns"), await world.message("ses-sns")
+    for ids in (first, second):
+        assert await world.post(posted(CASES["ses-ok-05"], ids)) == 204
+        await world.stored(ids, 2)
+        assert await world.status(ids) == "bounced"
+    first, second = await world.message("twilio"), await world.message("twilio")
+    for ids in (first, second):
+        query = f"?delivery_id={delivery_id(ids.notification_id, Channel.SMS)}&generation=0&attempt=1"
+        assert await world.post(posted(CASES["tw-ok-03"], replace(ids, word=first.word, query=query))) == 204
+        await world.stored(ids, 1)
+        assert await world.status(ids) == "delivered"
