@@ -91,7 +91,9 @@ def _of_attempt(attempt: StoredAttempt, channel: Channel) -> Iterator[Entry]:
     again = f", replay {attempt.generation}" if attempt.generation else ""
     over = f", taken over {attempt.takeovers} times" if attempt.takeovers else ""
     number = f"attempt {attempt.attempt}{again}"
-    yield _entry(attempt.claimed_at, "sending", channel=channel, detail=number + over)
+    # Postgres tells the claim, the worker the end: of two clocks that differ a little, nothing ends before it begins.
+    begun_at = min(attempt.claimed_at, attempt.finished_at or attempt.claimed_at)
+    yield _entry(begun_at, "sending", channel=channel, detail=number + over)
     if attempt.outcome is None or attempt.finished_at is None:
         return
     words = [number, *(text for text in (attempt.provider, attempt.reason) if text)]

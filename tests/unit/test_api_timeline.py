@@ -177,3 +177,9 @@ def test_what_was_told_of_a_replay_says_so() -> None:
     event = replace(EVENT, kind=EventKind.FAILED, provider="twilio", reason="30005", generation=2)
     again = replace(ATTEMPT, generation=2)
     assert told(failed, attempts=(again,), events=(event,))[-1] == "email failed twilio: replay 2: 30005"
+
+
+def test_an_attempt_begins_before_it_ends_though_two_clocks_tell_it() -> None:
+    hasty = replace(ATTEMPT, claimed_at=at(3.004), finished_at=at(3))
+    events = [entry["event"] for entry in timeline(NOTIFICATION, [replace(DELIVERY, status=Status.SENT)], [hasty])]
+    assert events == ["accepted", "queued", "sending", "sent"]
