@@ -15,9 +15,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import structlog
 
@@ -87,6 +87,7 @@ class Chain:
         self._timeout_seconds = settings.provider_timeout_seconds
         self._calls_in_flight = settings.calls_in_flight
         self._links = [Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
+        self._by_name = {link.name: link for link in self._links}
         self._changed = asyncio.Event()
         self._weights = {name: weight for name, weight in settings.weights(channel).items() if weight > 0}
         #: Those that traffic is shared among; the others, and all where there are no weights, are for fail-over.
@@ -149,7 +150,7 @@ class Chain:
     def give_back(self, turn: Turn, unused: int) -> None:
         """Calls of a turn that will not be made. Those waiting for the result of a probe are woken."""
         if unused > 0 and turn.admission is not None:
-            link = self._link_of(turn)
+            link = self._by_name[turn.provider.name]
             with self._watching(link):
                 link.health.give_back(turn.admission)
 
@@ -181,11 +182,15 @@ class Chain:
         delivery asks for: put it off for so long, and let the next ones pass.
         """
         call = _Call(delivery, turn.priority, self._clock() + seconds_left - self._timeout_seconds, take)
-        link = self._link_of(turn)
-        told = answer = await self._ask(link, call, turn.admission)
+        answer = await self._ask(self._by_name[turn.provider.name], call, turn.admission)
+        return await self._go_on(call, answer) if answer.may_go_on else answer.result
+
+    async def _go_on(self, call: _Call, answer: _Answer) -> DeliveryResult:
+        """The first did not take it: the next ones, as far as time and limits allow."""
+        told = answer
         while answer.may_go_on and (following := await self._following(call, answer.result)) is not None:
             link, admission = following
-            self._tell_fail_over(delivery, answer.result, link)
+            self._tell_fail_over(call.delivery, answer.result, link)
             answer = await self._ask(link, call, admission)
             told = _more_telling(told, answer)
         return self._put_off(call, told.result) if told.is_unsupported else told.result
@@ -218,8 +223,10 @@ class Chain:
                     admission = link.health.admit(now)
                 if admission is None or (admission.probe is not None and not link.health.begin(admission, now)):
                     return _not_called(link, HELD)
-                answer = await self._called(link, call.delivery)
+                started = time.perf_counter()
+                answer = await self._answer(link.provider, call.delivery)
                 result = answer.result
+                link.count(result.outcome, time.perf_counter() - started)
                 if answer.is_unsupported:
                     call.unable.append(link)
                 return answer
@@ -228,12 +235,6 @@ class Chain:
         finally:
             if admission is not None:
                 self._learn(link, admission, call.delivery, result)
-
-    async def _called(self, link: Link, delivery: Delivery) -> _Answer:
-        started = time.perf_counter()
-        answer = await self._answer(link.provider, delivery)
-        link.count(answer.result.outcome, time.perf_counter() - started)
-        return answer
 
     async def _answer(self, provider: NotificationProvider, delivery: Delivery) -> _Answer:
         try:
@@ -275,7 +276,7 @@ class Chain:
         if not waits:
             return result
         wait = timedelta(seconds=max(_LEAST_PUT_OFF_SECONDS, min(waits)))
-        return replace(result, outcome=Outcome.BROKEN, retry_after=wait)
+        return result._replace(outcome=Outcome.BROKEN, retry_after=wait)
 
     def _learn(self, link: Link, admission: Admission, delivery: Delivery, result: DeliveryResult | None) -> None:
         before = link.health.snapshot()
@@ -315,11 +316,8 @@ class Chain:
             reason=result.reason,
         )
 
-    def _link_of(self, turn: Turn) -> Link:
-        return next(link for link in self._links if link.provider is turn.provider)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """One delivery on its way along the chain."""
 
@@ -333,8 +331,7 @@ class _Call:
     unable: list[Link] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """A result, and whether the next provider may be tried."""
 
     result: DeliveryResult

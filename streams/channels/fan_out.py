@@ -7,7 +7,6 @@ devices that may still take it. In the end the message was sent if any device ev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from models.changes import DeadDevice
@@ -33,7 +32,7 @@ def merged(delivery: Delivery, results: Sequence[DeliveryResult]) -> DeliveryRes
     if len(results) == 1 and not delivery.reached and results[0].outcome is not Outcome.TARGET_DEAD:
         return results[0]
     if all(result.outcome is Outcome.BROKEN for result in results):
-        return replace(results[0], retry_after=_longest(results))
+        return results[0]._replace(retry_after=_longest(results))
     left = [place for place, result in enumerate(results) if _may_be_repeated(delivery, result)]
     took = [result for result in results if result.outcome is Outcome.SENT]
     fan_out = FanOut(
@@ -43,8 +42,7 @@ def merged(delivery: Delivery, results: Sequence[DeliveryResult]) -> DeliveryRes
         is_try=not left or any(results[place].outcome is not Outcome.BROKEN for place in left),
     )
     told = took[0] if took else min(results, key=lambda result: _TELLING.index(result.outcome))
-    return replace(
-        told,
+    return told._replace(
         outcome=_outcome(delivery, results, left),
         reason=_reason(results, told),
         retry_after=_longest([results[place] for place in left]),

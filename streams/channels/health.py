@@ -83,8 +83,7 @@ WAITS: Mapping[Condition, Wait] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """The right to call: of which epoch, and whether it is the probe (by its number)."""
 
     epoch: int
@@ -99,7 +98,7 @@ class Snapshot(NamedTuple):
     is_probing: bool
 
 
-class _Kind(Enum):
+class _Kind(StrEnum):
     GOOD = "good"
     #: answered, and failed
     FAILED = "failed"
@@ -260,11 +259,12 @@ class _Recent:
         self._counts = dict.fromkeys(_Kind, 0)
 
     def add(self, delivery_id: UUID, kind: _Kind, now: float) -> None:
+        calls = self._calls
         self._forget(delivery_id)
-        self._calls[delivery_id] = (now, kind)
+        calls[delivery_id] = (now, kind)
         self._counts[kind] += 1
-        while len(self._calls) > MOST_CALLS or self._oldest() < now - WINDOW_SECONDS:
-            self._forget(next(iter(self._calls)))
+        while len(calls) > MOST_CALLS or next(iter(calls.values()))[0] < now - WINDOW_SECONDS:
+            self._forget(next(iter(calls)))
 
     def is_mostly(self, *kinds: _Kind) -> bool:
         return len(self._calls) >= LEAST_CALLS and self._share(*kinds) >= FAILING_SHARE
@@ -273,10 +273,7 @@ class _Recent:
         return len(self._calls) >= RECOVERED_CALLS and self._share(_Kind.FAILED, _Kind.AWAY) < RECOVERED_SHARE
 
     def _share(self, *kinds: _Kind) -> float:
-        return sum(self._counts[kind] for kind in kinds) / len(self._calls)
-
-    def _oldest(self) -> float:
-        return next(iter(self._calls.values()))[0]
+        return sum(map(self._counts.__getitem__, kinds)) / len(self._calls)
 
     def _forget(self, delivery_id: UUID) -> None:
         known = self._calls.pop(delivery_id, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -152,7 +152,7 @@ class PushChain:
         if paid:
             await self._limits.give_back(self.channel, group.platform, paid)
         if left:
-            held = replace(_not_asked(group.platform, Outcome.BROKEN, "held"), retry_after=self._wait(chain))
+            held = _not_asked(group.platform, Outcome.BROKEN, "held")._replace(retry_after=self._wait(chain))
             found |= dict.fromkeys(left, held)
 
     async def _one(self, chain: Chain, group: _Group, turn: Turn, place: int) -> DeliveryResult:
@@ -161,7 +161,7 @@ class PushChain:
         )
         if result.outcome is Outcome.BROKEN and len(self._chains) > 1:
             # The lane has no way of its own to wait for this platform alone.
-            return replace(result, retry_after=max(result.retry_after or timedelta(), self._wait(chain)))
+            return result._replace(retry_after=max(result.retry_after or timedelta(), self._wait(chain)))
         return result
 
     def _for_device(self, delivery: Delivery, place: int) -> Delivery:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from models.changes import DeadDevice
 from models.deliveries import Delivery
@@ -54,8 +54,7 @@ class FanOut:
     is_try: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryResult:
+class DeliveryResult(NamedTuple):
     """How one call to a provider ended."""
 
     outcome: Outcome
