@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.enums import Channel
-from models.requests import Device, Options
+from models.requests import Device, NotificationRequest, Options
+
+#: Of requests that wish nothing: the very same object, so that no look into it is needed to see that.
+_NO_OPTIONS: Options = NotificationRequest.model_fields["options"].default
 
 
 class Delivery(BaseModel):
@@ -38,7 +41,7 @@ class Delivery(BaseModel):
     reached: int = Field(default=0, ge=0)
     #: Rendered parts by name, as the channel has them (`subject`, `text`, `html`, `title`, …).
     content: dict[str, str]
-    options: Options = Options()
+    options: Options = _NO_OPTIONS
     metadata: dict[str, str] = Field(default_factory=dict)
     #: Extra facts a provider may need (locale for text direction and sender choice).
     locale: str | None = None
@@ -49,8 +52,12 @@ class Delivery(BaseModel):
     expires_at: datetime | None = None
 
     def record_value(self) -> bytes:
-        """The value of its Kafka record."""
-        return orjson.dumps(self.model_dump(mode="python", exclude_defaults=True, by_alias=True))
+        """The value of its Kafka record: all that a reader would not take for granted."""
+        told = dict(vars(self))
+        for name, granted in _GRANTED.items():
+            if (value := told[name]) is granted or value == granted:
+                del told[name]
+        return orjson.dumps(told, default=_dumped)
 
     def next_attempt(self, *, tries: int, ambiguous: int) -> Self:
         """The same delivery with the attempt after this one."""
@@ -60,3 +67,16 @@ class Delivery(BaseModel):
         """The same for the devices of the bits of `remaining`, after `reached` more took it."""
         left = tuple(device for place, device in enumerate(self.devices) if remaining >> place & 1)
         return self.model_copy(update={"devices": left, "reached": self.reached + reached})
+
+
+#: What a reader takes a field for that is left out.
+_GRANTED: dict[str, Any] = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in Delivery.model_fields.items()
+    if not field.is_required()
+}
+
+
+def _dumped(part: BaseModel) -> dict[str, Any]:
+    """Options and devices, as what holds them is written."""
+    return part.model_dump(mode="python", exclude_defaults=True, by_alias=True)

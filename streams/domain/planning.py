@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from models.addresses import listed_as
@@ -34,6 +33,9 @@ OPTED_OUT = "opted_out"
 #: A rendered delivery must fit into an internal record with room for headers.
 MAX_DELIVERY_BYTES = 2 * 1024 * 1024
 
+#: The fields of a delivery that hang on nothing but its request and channel.
+Known = Mapping[str, Any]
+
 #: Why nothing goes to an address, by (channel, address, category); '' stands for all categories.
 Unsubscribed = Mapping[tuple[str, str, str], Collection[SuppressionReason]]
 
@@ -53,8 +55,7 @@ class Renders(Protocol):
         """Rendered parts; raises TemplateError. `locale` is that of the parts, `reader_locale` the person's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """All that a decision needs besides the request."""
 
     person: Person
@@ -68,8 +69,7 @@ class Surroundings:
     links: UnsubscribeLinks | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class Planned(NamedTuple):
     """One channel of a request. `value` is the rendered record where it is to be sent."""
 
     delivery: Delivery
@@ -91,56 +91,59 @@ def plan(
     """Decides each channel by itself. Empty when neither the request nor its category names a channel."""
     channels = request.wanted_channels or around.category.default_channels
     return [
-        _planned(request, _bare(request, notification_id, channel, generation, created_at), around)
+        _planned(request, channel, _known(request, notification_id, channel, generation, created_at), around)
         for channel in channels
     ]
 
 
-def _planned(request: NotificationRequest, bare: Delivery, around: Surroundings) -> Planned:
-    to, devices = address(request, bare.channel, around.person)
-    if to is None and not devices and bare.channel is not Channel.IN_APP:
-        return Planned(delivery=bare, status=Status.FAILED, reason=NO_ADDRESS)
-    unwanted = refusal(bare.channel, to, around)
+def _planned(request: NotificationRequest, channel: Channel, known: Known, around: Surroundings) -> Planned:
+    to, devices = address(request, channel, around.person)
+    if to is None and not devices and channel is not Channel.IN_APP:
+        return _ended(known, Status.FAILED, NO_ADDRESS)
+    unwanted = refusal(channel, to, around)
     if unwanted is not None:
-        return Planned(delivery=bare, status=Status.SUPPRESSED, reason=unwanted)
+        return _ended(known, Status.SUPPRESSED, unwanted)
     locale = request.recipient.locale or around.person.locale
-    leave = _unsubscribe_url(bare, to, around)
+    leave = _unsubscribe_url(known, to, around)
     try:
-        content = _content(request, bare.channel, locale, around, leave)
-        if bare.channel is Channel.EMAIL and request.options.email is not None:
+        content = _content(request, channel, locale, around, leave)
+        if channel is Channel.EMAIL and request.options.email is not None:
             check_email_options(request.options.email)
     except Refused as error:
-        return Planned(delivery=bare, status=Status.FAILED, reason=_word(error))
+        return _ended(known, Status.FAILED, _word(error))
     except TemplateError as error:
-        return Planned(delivery=bare, status=Status.FAILED, reason=template_reason(error))
-    url = leave if bare.channel is Channel.EMAIL else None
-    found = {"to": to, "devices": devices, "content": content, "locale": locale, "unsubscribe_url": url}
-    delivery = bare.model_copy(update=found)
+        return _ended(known, Status.FAILED, template_reason(error))
+    url = leave if channel is Channel.EMAIL else None
+    delivery = Delivery(**known, to=to, devices=devices, content=content, locale=locale, unsubscribe_url=url)
     value = delivery.record_value()
-    count = segments(content["text"]) if bare.channel is Channel.SMS else None
+    count = segments(content["text"]) if channel is Channel.SMS else None
     is_too_large = len(value) > MAX_DELIVERY_BYTES or (count or 0) > MAX_SEGMENTS
-    wrong = TOO_LARGE if is_too_large else _push_problem(delivery) if bare.channel is Channel.PUSH else None
+    wrong = TOO_LARGE if is_too_large else _push_problem(delivery) if channel is Channel.PUSH else None
     if wrong is not None:
-        return Planned(delivery=bare, status=Status.FAILED, reason=wrong, segments=count)
+        return _ended(known, Status.FAILED, wrong, count=count)
     return Planned(delivery=delivery, status=Status.QUEUED, value=value, segments=count)
 
 
-def _bare(
+def _known(
     request: NotificationRequest, notification_id: UUID, channel: Channel, generation: int, created_at: datetime
-) -> Delivery:
-    return Delivery(
-        delivery_id=delivery_id(notification_id, channel),
-        notification_id=notification_id,
-        generation=generation,
-        user_id=request.user_id,
-        channel=channel,
-        category=request.category,
-        content={},
-        options=request.options,
-        metadata=request.metadata,
-        created_at=created_at,
-        expires_at=request.expires_at,
-    )
+) -> Known:
+    return {
+        "delivery_id": delivery_id(notification_id, channel),
+        "notification_id": notification_id,
+        "generation": generation,
+        "user_id": request.user_id,
+        "channel": channel,
+        "category": request.category,
+        "options": request.options,
+        "metadata": request.metadata,
+        "created_at": created_at,
+        "expires_at": request.expires_at,
+    }
+
+
+def _ended(known: Known, status: Status, reason: str, *, count: int | None = None) -> Planned:
+    """One that goes nowhere, and so has neither content nor address."""
+    return Planned(delivery=Delivery(**known, content={}), status=status, reason=reason, segments=count)
 
 
 def address(request: NotificationRequest, channel: Channel, person: Person) -> tuple[str | None, tuple[Device, ...]]:
@@ -177,10 +180,12 @@ def refusal(channel: Channel, to: str | None, around: Surroundings) -> str | Non
     return min(reasons, default=None)
 
 
-def _unsubscribe_url(bare: Delivery, to: str | None, around: Surroundings) -> str | None:
+def _unsubscribe_url(known: Known, to: str | None, around: Surroundings) -> str | None:
     if around.links is None or to is None or around.category.transactional:
         return None
-    leaving = Leaving(channel=bare.channel, address=to, category=bare.category, notification_id=bare.notification_id)
+    leaving = Leaving(
+        channel=known["channel"], address=to, category=known["category"], notification_id=known["notification_id"]
+    )
     return around.links.url(leaving)
 
 

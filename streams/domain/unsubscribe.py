@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
@@ -36,8 +36,7 @@ _HAS_NOTIFICATION = 0x80
 _SEPARATOR = "\x1f"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaving:
+class Leaving(NamedTuple):
     """Who wants to end what."""
 
     channel: Channel
@@ -76,9 +75,9 @@ class UnsubscribeLinks:
         """At most MAX_CHARACTERS. What doesn't fit is left out: first the message, then the category."""
         token = self._sealed(leaving)
         if len(token) > MAX_CHARACTERS:
-            token = self._sealed(replace(leaving, notification_id=None))
+            token = self._sealed(leaving._replace(notification_id=None))
         if len(token) > MAX_CHARACTERS:
-            token = self._sealed(replace(leaving, notification_id=None, category=EVERYTHING))
+            token = self._sealed(leaving._replace(notification_id=None, category=EVERYTHING))
         return token
 
     def _sealed(self, leaving: Leaving) -> str:
