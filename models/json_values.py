@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator
@@ -17,8 +18,11 @@ T = TypeVar("T")
 def _clean(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not contain NUL characters")
-    if any("\ud800" <= character <= "\udfff" for character in value) if not value.isascii() else False:
-        raise ValueError("must not contain lone surrogates")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("must not contain lone surrogates") from None
     return value
 
 
@@ -28,32 +32,29 @@ def _not_null(value: T) -> T:
     return value
 
 
-def _check(value: Any) -> None:
-    """Walks a decoded JSON value without recursion."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                for key in item:
-                    _clean(key)
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-            elif isinstance(item, str):
-                _clean(item)
-            elif isinstance(item, float) and not math.isfinite(item):
+def _walk(values: Collection[Any], texts: list[str], *, levels: int) -> None:
+    """Checks values and all that is in them, down to so many levels; gathers their texts and keys."""
+    if values and not levels:
+        raise ValueError(f"must not nest deeper than {MAX_DEPTH} levels")
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict):
+            texts += value
+            _walk(value.values(), texts, levels=levels - 1)
+        elif isinstance(value, list):
+            _walk(value, texts, levels=levels - 1)
+        elif isinstance(value, float):
+            if not math.isfinite(value):
                 raise ValueError("must not contain NaN or infinite numbers")
-            elif isinstance(item, int) and abs(item) > _MAX_INTEGER:
-                raise ValueError("must not contain integers beyond 64 bits")
-        if not below:
-            return
-        level = below
-    raise ValueError(f"must not nest deeper than {MAX_DEPTH} levels")
+        elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            raise ValueError("must not contain integers beyond 64 bits")
 
 
 def _checked(value: dict[str, Any]) -> dict[str, Any]:
-    _check(value)
+    texts: list[str] = []
+    _walk((value,), texts, levels=MAX_DEPTH)
+    _clean("".join(texts))  # at once: a character is wrong in all of them where it is in one
     return value
 
 
