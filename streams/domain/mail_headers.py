@@ -12,8 +12,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from models.addresses import normal_email
 from models.errors import Refused
@@ -51,8 +51,7 @@ _NAMED_MAILBOX = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(NamedTuple):
     """One address, normalised, and the name shown beside it."""
 
     address: str

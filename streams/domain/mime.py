@@ -12,10 +12,10 @@ from __future__ import annotations
 import binascii
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from models.deliveries import Delivery
 from models.errors import Refused
@@ -35,8 +35,7 @@ _BASE64_LINE = 76
 _MOST_LINES_AT_ONCE = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Who writes to whom, and all headers that a caller may choose: checked, not yet written."""
 
     sender: Mailbox
@@ -54,8 +53,7 @@ class Envelope:
         return (self.to.address, *(copy.address for copy in self.cc))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mail:
+class Mail(NamedTuple):
     """A message ready for SMTP: the envelope's addresses and the bytes after DATA."""
 
     sender: str
@@ -121,7 +119,7 @@ def envelope(delivery: Delivery, *, default_from: str) -> Envelope:
         reply_to=mailbox("options.email.reply_to", options.reply_to) if options.reply_to else None,
         subject=_subject(delivery.content),
         headers=_headers(delivery, options),
-        tags=tuple(dict.fromkeys(_safe_tag(tag) for tag in options.tags)),
+        tags=tuple(dict.fromkeys(map(_safe_tag, options.tags))),
     )
 
 

@@ -18,6 +18,11 @@ Built = TypeVar("Built")
 _LARGE = 256 * 1024
 
 
+def has_files(delivery: Delivery) -> bool:
+    """Whether the delivery names files that have to be fetched."""
+    return delivery.options.email is not None and bool(delivery.options.email.attachments)
+
+
 async def with_files(
     attachments: Attachments,
     delivery: Delivery,
@@ -25,8 +30,7 @@ async def with_files(
     send: Callable[[tuple[File, ...]], Awaitable[DeliveryResult]],
 ) -> DeliveryResult:
     """What `send` answers, given the delivery's files; without them, why: nobody was asked then."""
-    options = delivery.options.email
-    if options is None or not options.attachments:
+    if not has_files(delivery):
         return await send(())
     try:
         async with attachments.of(delivery) as files:

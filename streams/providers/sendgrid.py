@@ -11,11 +11,12 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import aiohttp
 import orjson
-from sendgrid.helpers.mail import Category, Cc, CustomArg, From, Header, Mail, Personalization, ReplyTo, To
+from sendgrid.helpers.mail import Category, From, Mail, Personalization, ReplyTo
+from yarl import URL
 
 from models.deliveries import Delivery
 from models.enums import Channel, Outcome
@@ -23,9 +24,9 @@ from models.errors import Refused
 from models.settings import Settings
 from streams.attachments import Attachments
 from streams.domain.attachments import File
-from streams.domain.mail_headers import encoded_text
+from streams.domain.mail_headers import Mailbox, encoded_text
 from streams.domain.mime import Envelope, envelope, sender_mailbox
-from streams.providers.attached import built, with_files
+from streams.providers.attached import built, has_files, with_files
 from streams.providers.base import DeliveryResult, NotificationProvider, Reach, UnsupportedFeature
 from streams.providers.features import refuse_unsupported
 from streams.providers.retry_after import asked_wait
@@ -66,7 +67,6 @@ _LONGEST_CATEGORY = 255
 _LONGEST_ANSWER = 64 * 1024
 _LONGEST_ID = 255
 _KEEPALIVE_SECONDS = 15.0
-Person = TypeVar("Person", From, To)
 #: Ours ends before the lane's own limit does, so that the outcome is decided here, where it is known what was sent.
 _SHARE_OF_TIMEOUT = 0.95
 _SHARE_FOR_CONNECT = 0.5
@@ -99,7 +99,7 @@ class SendGridProvider(NotificationProvider):
         self._settings = settings
         self._timeout = _timeout(settings)
         self._default_from = settings.email_from
-        self._url = f"{settings.sendgrid_base_url.rstrip('/')}/v3/mail/send"
+        self._url = URL(f"{settings.sendgrid_base_url.rstrip('/')}/v3/mail/send")
         self._attachments = attachments or Attachments(settings)
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
@@ -119,30 +119,31 @@ class SendGridProvider(NotificationProvider):
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One POST."""
         refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS, attaches=True)
-        started = time.monotonic()
-        return await with_files(
-            self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
-        )
-
-    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
         try:
-            body = await built(
-                lambda: orjson.dumps(payload(delivery, default_from=self._default_from, files=files)), files
+            if not has_files(delivery):
+                return await self._post(delivery, self._body(delivery), self._timeout)
+            started = time.monotonic()
+            return await with_files(
+                self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
             )
         except Refused as error:
             return _result(Outcome.PERMANENT, f"refused {error.field}", reach=Reach.NOT_ASKED)
-        options = delivery.options.email
-        # The session's limit is that of a call without files; fetching them took a part of it.
-        timeout = _timeout(self._settings, gone=time.monotonic() - started) if files else self._timeout
-        return await self._post(body, own_sender=options is not None and options.from_ is not None, timeout=timeout)
 
-    async def _post(self, body: bytes, *, own_sender: bool, timeout: aiohttp.ClientTimeout) -> DeliveryResult:
+    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
+        body = await built(lambda: self._body(delivery, files), files)
+        # Fetching the files took a part of the call's time.
+        return await self._post(delivery, body, _timeout(self._settings, gone=time.monotonic() - started))
+
+    def _body(self, delivery: Delivery, files: Sequence[File] = ()) -> bytes:
+        return orjson.dumps(payload(delivery, default_from=self._default_from, files=files))
+
+    async def _post(self, delivery: Delivery, body: bytes, timeout: aiohttp.ClientTimeout) -> DeliveryResult:
         await self.open()
         assert self._session is not None
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False, timeout=timeout) as response:
                 answer = await _read(response)
-                return _answered(response.status, response.headers, answer, own_sender=own_sender, now=self._clock())
+                return _answered(response.status, response.headers, answer, delivery, now=self._clock())
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _failed(error)
 
@@ -170,17 +171,18 @@ def payload(delivery: Delivery, *, default_from: str, files: Sequence[File] = ()
         UnsupportedFeature: for an option of `options.provider` that SendGrid has, but this service doesn't pass on.
     """
     to_whom = envelope(delivery, default_from=default_from)
+    notification_id = str(delivery.notification_id)
     mail = Mail(subject=to_whom.subject)
-    mail.from_email = _named(From(), to_whom.sender.address, to_whom.sender.name)
-    mail.add_personalization(_personalization(delivery, to_whom))
+    mail.from_email = _from(to_whom.sender)
+    mail.add_personalization(_personalization(delivery, to_whom, notification_id))
     if to_whom.reply_to is not None:
         mail.reply_to = ReplyTo(to_whom.reply_to.address)
-    mail.add_header(Header("X-Notification-ID", str(delivery.notification_id)))
-    for name, value in to_whom.headers:
-        mail.add_header(Header(name, encoded_text(value)))
     for tag in reversed(to_whom.tags):  # the SDK puts each before the others
         mail.add_category(Category(_category(tag)))
     built: dict[str, Any] = mail.get()
+    built["headers"] = {"X-Notification-ID": notification_id}
+    for name, value in to_whom.headers:
+        built["headers"][name] = encoded_text(value)
     # The SDK's `Content` refuses by exception whatever begins like an API key, and people may write what they like.
     built["content"] = [
         {"type": f"text/{subtype}", "value": delivery.content[name]}
@@ -189,7 +191,7 @@ def payload(delivery: Delivery, *, default_from: str, files: Sequence[File] = ()
     ]
     if files:
         built["attachments"] = [_attachment(file) for file in files]
-    return {**built, **_own_options(delivery)}
+    return built | _own_options(delivery) if delivery.options.provider else built
 
 
 def _attachment(file: File) -> dict[str, str]:
@@ -201,26 +203,25 @@ def _attachment(file: File) -> dict[str, str]:
     }
 
 
-def _personalization(delivery: Delivery, to_whom: Envelope) -> Personalization:
+def _personalization(delivery: Delivery, to_whom: Envelope, notification_id: str) -> Personalization:
     whom = Personalization()
-    whom.add_to(_named(To(), to_whom.to.address))
-    for copy in to_whom.cc:
-        whom.add_cc(Cc(copy.address))
-    for name, value in (
-        ("delivery_id", delivery.delivery_id),
-        ("notification_id", delivery.notification_id),
-        ("generation", delivery.generation),
-        ("attempt", delivery.attempt),
-    ):
-        whom.add_custom_arg(CustomArg(name, str(value)))
+    whom.tos = [{"email": to_whom.to.address}]
+    whom.ccs = [{"email": copy.address} for copy in to_whom.cc]
+    whom.custom_args = [
+        {
+            "delivery_id": str(delivery.delivery_id),
+            "notification_id": notification_id,
+            "generation": str(delivery.generation),
+            "attempt": str(delivery.attempt),
+        }
+    ]
     return whom
 
 
-def _named(person: Person, address: str, name: str = "") -> Person:
-    """The SDK parses what its constructor is given, which costs as much as the rest; these are parsed already."""
-    person.email = address
-    if name:
-        person.name = name
+def _from(sender: Mailbox) -> From:
+    """The SDK parses what its constructor is given, which costs as much as the rest; this is parsed already."""
+    person = From()
+    person.email, person.name = sender.address, sender.name or None
     return person
 
 
@@ -256,12 +257,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _answered(
-    status: int, headers: Mapping[str, str], answer: bytes, *, own_sender: bool, now: datetime
+    status: int, headers: Mapping[str, str], answer: bytes, delivery: Delivery, *, now: datetime
 ) -> DeliveryResult:
     outcome = _OUTCOMES.get(status) or _OUTCOMES_BY_CLASS.get(status // 100, Outcome.RETRY)
     if outcome is Outcome.SENT:
         return _result(outcome, None, message_id=_message_id(headers))
-    if status == 403 and own_sender and _is_about_sender(answer):
+    if status == 403 and _has_own_sender(delivery) and _is_about_sender(answer):
         # "does not match a verified Sender Identity": this request's own From, while the account is fine.
         return _result(Outcome.PERMANENT, "403 from")
     return _result(
@@ -270,6 +271,10 @@ def _answered(
         wait=asked_wait(headers, now=now) if outcome is Outcome.RETRY else None,
         reach=Reach.AWAY if status in _AWAY else Reach.ANSWERED,
     )
+
+
+def _has_own_sender(delivery: Delivery) -> bool:
+    return delivery.options.email is not None and delivery.options.email.from_ is not None
 
 
 def _is_about_sender(answer: bytes) -> bool:
