@@ -1,9 +1,12 @@
-"""What the service tells others: the values of `notification.sent`, `notification.failed`, `notification.status`."""
+"""What the service tells others: the values of `notification.sent`, `notification.failed`, `notification.status`.
+
+Tuples, as a notification takes five of them. What is not known of an event is left out of its value.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -12,41 +15,37 @@ from models.enums import Channel, Status
 from models.ids import rfc3339
 
 
-def _encoded(fields: dict[str, object]) -> bytes:
-    return orjson.dumps({name: value for name, value in fields.items() if value is not None})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusEvent:
+class StatusEvent(NamedTuple):
     """A change of status. With `channel` it is about that delivery, without about the notification."""
 
     event_id: UUID
     notification_id: UUID
     user_id: str
-    channel: Channel | None = None
     status: Status
     timestamp: datetime
+    channel: Channel | None = None
     reason: str | None = None
     provider: str | None = None
 
     def value(self) -> bytes:
         """The value of its Kafka record."""
-        return _encoded(
-            {
-                "event_id": self.event_id,
-                "notification_id": self.notification_id,
-                "user_id": self.user_id,
-                "channel": self.channel,
-                "status": self.status,
-                "timestamp": rfc3339(self.timestamp),
-                "reason": self.reason,
-                "provider": self.provider,
-            }
-        )
+        told: dict[str, Any] = {
+            "event_id": self.event_id,
+            "notification_id": self.notification_id,
+            "user_id": self.user_id,
+            "status": self.status,
+            "timestamp": rfc3339(self.timestamp),
+        }
+        if self.channel is not None:
+            told["channel"] = self.channel
+        if self.reason is not None:
+            told["reason"] = self.reason
+        if self.provider is not None:
+            told["provider"] = self.provider
+        return orjson.dumps(told)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentEvent:
+class SentEvent(NamedTuple):
     """A provider took a delivery."""
 
     event_id: UUID
@@ -62,24 +61,24 @@ class SentEvent:
 
     def value(self) -> bytes:
         """The value of its Kafka record."""
-        return _encoded(
-            {
-                "event_id": self.event_id,
-                "notification_id": self.notification_id,
-                "user_id": self.user_id,
-                "channel": self.channel,
-                "timestamp": rfc3339(self.timestamp),
-                "provider": self.provider,
-                "provider_message_id": self.provider_message_id,
-                "category": self.category,
-                "attempt": self.attempt,
-                "metadata": self.metadata or None,
-            }
-        )
+        told: dict[str, Any] = {
+            "event_id": self.event_id,
+            "notification_id": self.notification_id,
+            "user_id": self.user_id,
+            "channel": self.channel,
+            "timestamp": rfc3339(self.timestamp),
+            "provider": self.provider,
+            "category": self.category,
+            "attempt": self.attempt,
+        }
+        if self.provider_message_id is not None:
+            told["provider_message_id"] = self.provider_message_id
+        if self.metadata:
+            told["metadata"] = self.metadata
+        return orjson.dumps(told)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedEvent:
+class FailedEvent(NamedTuple):
     """A notification or delivery ended failed; its record is in the dead letters."""
 
     event_id: UUID
@@ -93,16 +92,18 @@ class FailedEvent:
 
     def value(self) -> bytes:
         """The value of its Kafka record."""
-        return _encoded(
-            {
-                "event_id": self.event_id,
-                "notification_id": self.notification_id,
-                "user_id": self.user_id,
-                "channel": self.channel,
-                "timestamp": rfc3339(self.timestamp),
-                "error": self.error,
-                "reason": self.error,
-                "retry_count": self.retry_count,
-                "metadata": self.metadata or None,
-            }
-        )
+        told: dict[str, Any] = {
+            "event_id": self.event_id,
+            "notification_id": self.notification_id,
+            "timestamp": rfc3339(self.timestamp),
+            "error": self.error,
+            "reason": self.error,
+            "retry_count": self.retry_count,
+        }
+        if self.user_id is not None:
+            told["user_id"] = self.user_id
+        if self.channel is not None:
+            told["channel"] = self.channel
+        if self.metadata:
+            told["metadata"] = self.metadata
+        return orjson.dumps(told)
