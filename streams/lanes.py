@@ -17,12 +17,11 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from models.settings import Settings
-from streams.faust_pace import HandsOverAtOnce, hand_over_several_a_turn
+from streams.faust_pace import Handed, HandsOverAtOnce, Raw, Unused, Unwatched
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
 
 tolerate_header_names()
-hand_over_several_a_turn()
 
 _RAW = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
 #: How soon a lane reads on whose partitions were all full.
@@ -58,26 +57,6 @@ class Lane:
     ahead_records: int
 
 
-class _Unwatched(faust.Monitor):  # type: ignore[misc]
-    """Faust's own monitor keeps books on each record that nobody reads: ours are in `streams.metrics`."""
-
-    def on_message_in(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-    def on_stream_event_in(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-    def on_stream_event_out(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-    def on_message_out(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-    def _sample(self, *_: Any) -> tuple[int, int]:
-        """Nothing to sum up, each second in each lane."""
-        return 0, 0
-
-
 class _Consumer(HandsOverAtOnce, Consumer):  # type: ignore[misc]
     """Faust sleeps a second where all partitions are full; a lane that fills them often would stand still."""
 
@@ -86,6 +65,10 @@ class _Consumer(HandsOverAtOnce, Consumer):  # type: ignore[misc]
             await self.sleep(_PAUSED_SECONDS)
             return {}, self._get_active_partitions()
         return await super()._wait_next_records(timeout)
+
+    def highwater(self, tp: TP) -> int:
+        """Asked for each record, and only the monitor would hear of it."""
+        return 0
 
 
 class LaneApp(faust.App):  # type: ignore[misc]
@@ -105,6 +88,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
     def _new_transport(self) -> Any:
         transport = super()._new_transport()
         transport.Consumer = _Consumer
+        transport.Producer = Unused
         return transport
 
     async def _consumer_wait_empty(self, consumer: Any, logger: Any) -> None:
@@ -128,7 +112,8 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         consumer_group(settings, lane.name),
         broker=[f"kafka://{server.strip()}" for server in settings.kafka_bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings),
-        monitor=_Unwatched(),
+        monitor=Unwatched(),
+        Stream=Handed,
         store="memory://",
         autodiscover=False,
         web_enabled=False,
@@ -148,12 +133,11 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         agent_supervisor="mode.supervisors.CrashingSupervisor",
     )
     app.work = lane.work()
-    source = app.topic(settings.kafka_topic_prefix + lane.topic, **_RAW)
+    source = app.topic(settings.kafka_topic_prefix + lane.topic, schema=Raw(**_RAW))
 
     @app.agent(source, name=lane.name)  # type: ignore[untyped-decorator]
     async def feed(stream: Any) -> None:
         """Only hands over: Faust's own work on the next records goes on while these wait for servers."""
-        stream.enable_acks = False  # as `noack_take` does, but without its polling: the work acknowledges
         app.work.start(app)
         async for event in stream.events():
             if event.message.generation_id != app.gone_generation and not app.work.feed(event):

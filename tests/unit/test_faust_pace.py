@@ -3,43 +3,144 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from typing import Any
 
 import faust
 import pytest
 from aiokafka.consumer import fetcher
-from faust._cython import streams as compiled
+from faust.types.tuples import ConsumerMessage
 
-from streams import lanes  # noqa: F401  importing it is what changes Faust
-from streams.faust_pace import RECORDS_A_TURN
+from models.settings import Settings
+from streams.faust_pace import RECORDS_A_TURN, Handed, Raw, Unused, Unwatched
 from streams.header_names import TolerantRecords
+from streams.lanes import Lane, LaneApp, Work, build_app
+
+HEADERS = [("content-type", b"application/json"), ("content-type", b"twice")]
+
+
+class Nothing(Work):
+    """Work that is never begun."""
+
+
+def an_app() -> LaneApp:
+    settings = Settings(database_url="postgresql://none/none", kafka_bootstrap_servers="none:1")
+    app = build_app(Lane(name="a-lane", topic="a-topic", work=Nothing, ahead_records=64), settings)
+    app.consumer_generation_id = 7
+    app.flow_control.resume()
+    return app
+
+
+def a_message(offset: int, *, generation_id: int = 7) -> Any:
+    return ConsumerMessage(
+        "a-topic", 3, offset, 1.5, 0, HEADERS, b"key", b"%d" % offset, None, generation_id=generation_id
+    )
+
+
+def fill(stream: Any, events: Iterable[Any]) -> None:
+    for event in events:
+        stream.channel.queue.put_nowait(event)
+
+
+async def an_event(app: LaneApp, message: Any) -> Any:
+    return await app.agents["a-lane"].channel.decode(message, propagate=True)
+
+
+@pytest.fixture
+async def app() -> LaneApp:
+    return an_app()
+
+
+@pytest.fixture
+async def stream(app: LaneApp) -> Any:
+    return app.agents["a-lane"].stream()
 
 
 def test_faust_is_the_version_that_was_measured() -> None:
     assert faust.__version__ == "0.15.3"
 
 
-def test_the_loop_gets_a_turn_once_in_so_many_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = 0
-    real = asyncio.sleep
-
-    async def counted(delay: float) -> None:
-        nonlocal turns
-        turns += 1
-        await real(delay)
-
-    monkeypatch.setattr(asyncio, "sleep", counted)
-
-    async def feed() -> None:
-        for _ in range(10 * RECORDS_A_TURN):
-            await compiled.sleep(0)
-
-    asyncio.run(feed())
-    assert turns == 10
-
-
-def test_the_compiled_stream_asks_for_its_turn_by_that_name() -> None:
-    assert "sleep" in vars(compiled)
-
-
 def test_aiokafka_reads_batches_by_ours() -> None:
     assert fetcher.MemoryRecords is TolerantRecords
+
+
+async def test_a_lane_is_made_of_what_does_little(app: LaneApp, stream: Any) -> None:
+    assert isinstance(stream, Handed)
+    assert isinstance(app.agents["a-lane"].channel.schema, Raw)
+    assert isinstance(app.producer, Unused)
+    assert isinstance(app.monitor, Unwatched)
+
+
+async def test_events_are_the_records_as_they_came(app: LaneApp) -> None:
+    message = a_message(5)
+    event = await an_event(app, message)
+    assert (event.key, event.value, event.message) == (b"key", b"5", message)
+    assert event.message.headers == HEADERS
+
+
+async def test_a_record_without_value_is_an_event_too(app: LaneApp, stream: Any) -> None:
+    message = a_message(5)
+    message.key = message.value = None
+    fill(stream, [await an_event(app, message)])
+    async for event in stream.events():
+        assert (event.key, event.value) == (None, None)
+        break
+
+
+async def test_events_come_in_order_and_those_of_another_generation_not_at_all(app: LaneApp, stream: Any) -> None:
+    fill(stream, [await an_event(app, a_message(offset, generation_id=7 - offset % 2)) for offset in range(6)])
+    offsets = []
+    async for event in stream.events():
+        offsets.append(event.message.offset)
+        if len(offsets) == 3:
+            break
+    assert offsets == [0, 2, 4]
+
+
+async def test_none_come_while_the_group_finds_itself_anew(app: LaneApp, stream: Any) -> None:
+    fill(stream, [await an_event(app, a_message(1))])
+    app.flow_control.suspend()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(stream.events())
+    assert stream.channel.queue.empty()
+
+
+async def test_what_is_thrown_into_the_stream_is_raised(stream: Any) -> None:
+    await stream.throw(LookupError("odd"))
+    with pytest.raises(LookupError, match="odd"):
+        await anext(stream.events())
+
+
+async def test_a_stream_that_is_stopped_ends(app: LaneApp, stream: Any) -> None:
+    fill(stream, [await an_event(app, a_message(offset)) for offset in range(3)])
+    events = stream.events()
+    await anext(events)
+    await stream.stop()
+    assert [event async for event in events] == []
+
+
+async def test_the_loop_gets_a_turn_once_in_so_many_records(app: LaneApp, stream: Any) -> None:
+    fill(stream, [await an_event(app, a_message(offset)) for offset in range(4 * RECORDS_A_TURN)])
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    async for event in stream.events():
+        if event.message.offset == 4 * RECORDS_A_TURN - 1:
+            break
+    beside.cancel()
+    assert turns == pytest.approx(4, abs=1)
+
+
+async def test_a_producer_with_much_to_write_holds_a_lane_up(app: LaneApp) -> None:
+    buffer = app.producer.buffer
+    assert buffer.size == 0
+    for _ in range(buffer.max_messages + 1):
+        buffer.pending.put_nowait(None)
+    assert buffer.size > buffer.max_messages
