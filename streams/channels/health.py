@@ -14,6 +14,7 @@ Times are seconds of a monotonic clock: a jump of the wall clock neither shorten
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -103,6 +104,9 @@ class _Kind(StrEnum):
     #: answered, and failed
     FAILED = "failed"
     AWAY = "away"
+
+
+_FAILURES = frozenset({Outcome.RETRY, Outcome.AMBIGUOUS})
 
 
 class Health:
@@ -255,33 +259,31 @@ class _Recent:
     """The last word on each of the deliveries of the last seconds: one that is repeated counts once."""
 
     def __init__(self) -> None:
-        self._calls: dict[UUID, tuple[float, _Kind]] = {}  # the oldest first
+        #: By the number that an id is: what an id's own hash costs counts here. The oldest first.
+        self._calls: OrderedDict[int, tuple[float, _Kind]] = OrderedDict()
         self._counts = dict.fromkeys(_Kind, 0)
 
     def add(self, delivery_id: UUID, kind: _Kind, now: float) -> None:
-        calls = self._calls
-        self._forget(delivery_id)
-        calls[delivery_id] = (now, kind)
-        self._counts[kind] += 1
+        calls, counts = self._calls, self._counts
+        known = calls.pop(delivery_id.int, None)
+        if known is not None:
+            counts[known[1]] -= 1
+        calls[delivery_id.int] = (now, kind)
+        counts[kind] += 1
         while len(calls) > MOST_CALLS or next(iter(calls.values()))[0] < now - WINDOW_SECONDS:
-            self._forget(next(iter(calls)))
+            _, (_, oldest) = calls.popitem(last=False)
+            counts[oldest] -= 1
 
     def is_mostly(self, *kinds: _Kind) -> bool:
-        return len(self._calls) >= LEAST_CALLS and self._share(*kinds) >= FAILING_SHARE
+        calls = len(self._calls)
+        return calls >= LEAST_CALLS and sum(map(self._counts.__getitem__, kinds)) / calls >= FAILING_SHARE
 
     def has_recovered(self) -> bool:
-        return len(self._calls) >= RECOVERED_CALLS and self._share(_Kind.FAILED, _Kind.AWAY) < RECOVERED_SHARE
-
-    def _share(self, *kinds: _Kind) -> float:
-        return sum(map(self._counts.__getitem__, kinds)) / len(self._calls)
-
-    def _forget(self, delivery_id: UUID) -> None:
-        known = self._calls.pop(delivery_id, None)
-        if known is not None:
-            self._counts[known[1]] -= 1
+        calls, failed = len(self._calls), self._counts[_Kind.FAILED] + self._counts[_Kind.AWAY]
+        return calls >= RECOVERED_CALLS and failed / calls < RECOVERED_SHARE
 
 
 def _kind(result: DeliveryResult) -> _Kind:
     if result.reach is Reach.AWAY:
         return _Kind.AWAY
-    return _Kind.FAILED if result.outcome in (Outcome.RETRY, Outcome.AMBIGUOUS) else _Kind.GOOD
+    return _Kind.FAILED if result.outcome in _FAILURES else _Kind.GOOD
