@@ -104,6 +104,9 @@ PARTS: Mapping[str, Mapping[str, PartRule]] = {
     },
 }
 
+#: By channel, the parts that it can't be without.
+_REQUIRED = {channel: tuple(part for part, rule in rules.items() if rule.required) for channel, rules in PARTS.items()}
+
 #: A value of a push template's data. `push.DATA_PREFIX` begins the names of such parts, as in `data.order_id`.
 _DATA = PartRule(max_chars=MAX_PAYLOAD_BYTES)
 
@@ -149,14 +152,11 @@ def parts_for(channel: str, content: Mapping[str, str]) -> dict[str, str]:
 
     Content is shared by the channels of a request, so a title may serve as subject, a text as body, and the reverse.
     """
-    rules = _rules_of(channel)
-    given = {name: source for name, source in content.items() if source is not None}
-    parts = {name: given[name] for name in rules if name in given}
-    for name, rule in rules.items():
-        fallback = _FALLBACKS.get(name, "")
-        needed = rule.required or (channel == "email" and name == "text" and "html" not in parts)
-        if needed and name not in parts and fallback in given:
-            parts[name] = given[fallback]
+    parts = {name: content[name] for name in _rules_of(channel) if name in content}
+    needed = _REQUIRED[channel] if channel != "email" or "html" in parts else (*_REQUIRED[channel], "text")
+    for name in needed:
+        if name not in parts and _FALLBACKS[name] in content:
+            parts[name] = content[_FALLBACKS[name]]
     for problem in _shape_problems(channel, parts):
         raise problem
     return parts
@@ -264,16 +264,18 @@ def _rules_of(channel: str) -> Mapping[str, PartRule]:
 def _shape_problems(channel: str, parts: Mapping[str, str]) -> Iterator[TemplateError]:
     rules = _rules_of(channel)
     for part in parts:
+        if part in rules:
+            continue
         if _rule(channel, part) is None:
             yield TemplateRefused(_name(part), f"is not a part of {channel}: {', '.join(rules)}")
-        elif part not in rules and is_reserved(part.removeprefix(DATA_PREFIX)):
+        elif is_reserved(part.removeprefix(DATA_PREFIX)):
             yield TemplateRefused(_name(part), "is a name that vendors keep for themselves")
-    for part, rule in rules.items():
-        if rule.required and part not in parts:
+    for part in _REQUIRED[channel]:
+        if part not in parts:
             yield TemplateRefused(part, f"is required for {channel}")
-    if channel == "email" and not {"html", "text", "mjml"} & parts.keys():
+    if channel == "email" and "html" not in parts and "text" not in parts and "mjml" not in parts:
         yield TemplateRefused("html", "an email needs html or text")
-    if channel == "email" and {"html", "mjml"} <= parts.keys():
+    if channel == "email" and "html" in parts and "mjml" in parts:
         yield TemplateRefused("mjml", "stands in place of html, not beside it")
 
 
@@ -368,7 +370,7 @@ class _Cache:
 
     def root(self, rule: PartRule, source: str) -> RootFunction:
         """The render function; raises SourceProblem, remembered too, so that a bad source costs its check once."""
-        key = (rule.format, rule.of, rule.max_source, source)
+        key = (rule.format, rule.of, rule.max_chars, source)
         found = self._entries.get(key)
         if found is None:
             found = self._add(key, rule)
