@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 #: Languages written from right to left unless their locale names another script.
 _LANGUAGES = frozenset({"ar", "he", "iw", "fa", "ur", "ps", "sd", "ug", "yi", "dv", "ckb"})
@@ -14,6 +15,7 @@ _DIR = re.compile(r"[\s\"']dir\s*=", re.IGNORECASE)
 _LANG = re.compile(r"[\s\"']lang\s*=", re.IGNORECASE)
 
 
+@lru_cache(maxsize=256)
 def is_right_to_left(locale: str | None) -> bool:
     """By the locale's script where it names one, else by its language: `ar`, `he-IL`, `az-Arab`, but not `ur-Latn`."""
     if not locale:

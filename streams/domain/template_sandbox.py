@@ -17,6 +17,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import escape
 
 from streams.domain.template_errors import SourceProblem, WorkProblem
 from streams.domain.template_filters import FILTERS, range_
@@ -31,6 +32,7 @@ _LENIENT = frozenset({"default", "d", "tojson", "list"})
 
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f]")
 _ODD_BREAKS = re.compile("[\x0b\x0c\x1c-\x1e]+")
+_SPECIAL = re.compile("[&<>'\"]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -50,14 +52,18 @@ def _show(context: MeteredContext, value: Any, label: str) -> str:
     """A value as it is printed: text without control characters; null is as missing as missing."""
     if value is None:
         raise missing(label)
-    if not isinstance(value, str):
-        value = context.meter.text(value)
-    if value.isprintable():
-        return cast(str, value)
-    context.meter.charge(len(value))
-    if _SURROGATES.search(value):
+    text: str = value if isinstance(value, str) else context.meter.text(value)
+    if text.isprintable():
+        return text
+    context.meter.charge(len(text))
+    if _SURROGATES.search(text):
         raise WorkProblem(f"the variable {label!r} holds a lone surrogate")
-    return _ODD_BREAKS.sub(" ", _CONTROLS.sub("", value))
+    return _ODD_BREAKS.sub(" ", _CONTROLS.sub("", text))
+
+
+def _escaped(text: str) -> str:
+    """A printed value as html. Few have anything to escape."""
+    return str(escape(text)) if _SPECIAL.search(text) else text
 
 
 def _need(_context: MeteredContext, value: Any, label: str) -> Any:
@@ -119,7 +125,13 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Code(CodeGenerator):
-    """Compiles `a.b`, `a['b']` and `a[1:2]` to our own lookups, which know the name to report."""
+    """Compiles `a.b`, `a['b']` and `a[1:2]` to our own lookups, which know the name to report.
+
+    What is printed has been through `_show`: it is text, to be escaped in html and taken as it is elsewhere.
+    """
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        self.write("environment.escaped(" if frame.eval_ctx.autoescape else "(")
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 (Jinja's names)
         self.write("environment.lookup(")
@@ -159,6 +171,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
     lookup = staticmethod(lookup)
+    escaped = staticmethod(_escaped)
 
     def __init__(self, *, html: bool, as_html: bool = False) -> None:
         super().__init__(

@@ -47,6 +47,8 @@ def scheme_of(url: str) -> str | None:
 
 def safe_url(url: str, *, image: bool = False) -> str:
     """The URL, or a dead link if it could run code or pose as a page."""
+    if url.startswith(("https://", "http://")):
+        return url
     scheme = scheme_of(url)
     if scheme is None or scheme in LINK_SCHEMES or (image and _IMAGE_DATA.match(url)):
         return url

@@ -74,9 +74,12 @@ class Meter:
         if isinstance(value, str):
             self.charge(1 + (len(value) >> 4))
             return value
+        if isinstance(value, int):
+            self.charge(1 + (value.bit_length() >> 4))
+            return str(value)
         if value is None:
             raise missing("value")
-        if not isinstance(value, (int, float, list, tuple, dict, Undefined)):
+        if not isinstance(value, (float, list, tuple, dict, Undefined)):
             raise WorkProblem("an expression gives something that is not text")
         self.weigh(value)
         return str(value)
