@@ -1,6 +1,6 @@
 """What the service tells others: the values of `notification.sent`, `notification.failed`, `notification.status`.
 
-Tuples, as a notification takes five of them. What is not known of an event is left out of its value.
+Tuples, as a notification takes four of them. What is not known of an event is left out of its value.
 """
 
 from __future__ import annotations

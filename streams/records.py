@@ -1,10 +1,9 @@
-"""Kafka records as the lanes see them: bytes in, bytes out."""
+"""Kafka records as the lanes see them: bytes in, bytes out. Tuples, as a notification takes seven of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _BATCH_BYTES = 61 + 40
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """A record as it was read. `topic` carries no prefix."""
 
     topic: str
@@ -56,15 +54,14 @@ class Incoming:
 
     def carried(self) -> Headers:
         """The headers that records caused by this one bring along: a trace context, where it is one."""
-        return tuple(
-            (name, value)
-            for name, value in self.headers
-            if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value)
-        )[:1]
+        for name, value in self.headers:
+            if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value):
+                return ((name, value),)
+        return ()
 
 
 class Outgoing(NamedTuple):
-    """A record to be written. `topic` carries no prefix. A tuple, as a notification takes five of them."""
+    """A record to be written. `topic` carries no prefix."""
 
     topic: str
     key: bytes | None

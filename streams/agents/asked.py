@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from models import ids
@@ -20,8 +20,7 @@ SLOT_AT = "slot-at"
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """A request that could be read, and what it is called."""
 
     record: Incoming
@@ -77,8 +76,10 @@ def _id(record: Incoming, request: NotificationRequest, client: str, cluster_id:
 
 def _time(text: str | None) -> datetime | None:
     """A time that stands in a header; None for what is none, or has no offset, or no calendar has in UTC."""
+    if text is None:
+        return None
     try:
-        found = datetime.fromisoformat(text or "")
+        found = datetime.fromisoformat(text)
         return found.astimezone(UTC) if found.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None

@@ -197,7 +197,7 @@ class RequestStage:
             return asked
         stand = await replays.channels(connection, sorted(replayed))
         return [
-            replace(one, again=_again(one, known[one.notification_id], stand.get(one.notification_id)))
+            one._replace(again=_again(one, known[one.notification_id], stand.get(one.notification_id)))
             if one.notification_id in replayed
             else one
             for one in asked
