@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from models.settings import Settings
 from streams.clock import now
 from streams.kafka import client_options
 from streams.kafka_patience import mend_clients
+from streams.partitions import partition_of
 from streams.records import Outgoing
 from streams.topics import CATALOGUE, DEAD_LETTERS, INTERNAL_BYTES
 from streams.turns import in_turns
@@ -95,7 +96,10 @@ class Publisher:
         small = [record for record in records if not _is_large_letter(record)]
         for record in small:
             check_size(record)
-        places = iter(await self._write(small))
+        written = await self._write(small)
+        if len(small) == len(records):
+            return written
+        places = iter(written)
         return [await self._write_large(record) if _is_large_letter(record) else next(places) for record in records]
 
     async def _write(self, records: Sequence[Outgoing]) -> list[tuple[int, int]]:
@@ -106,9 +110,13 @@ class Publisher:
         stamped = _now_ms()
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
+                partitions = {
+                    topic: await self._partitions(producer, topic) for topic in {each.topic for each in records}
+                }
                 async for record in in_turns(records):
+                    partition = None if record.key is None else partition_of(record.key, partitions[record.topic])
                     # One by one: those that were begun are kept when the next one raises.
-                    futures.append(await self._begin(producer, record, stamped))  # noqa: PERF401
+                    futures.append(await self._begin(producer, record, stamped, partition))
                 # One after the other: they end together, and a gather costs a callback each.
                 written = [await future for future in futures]
         except (KafkaError, TimeoutError) as error:
@@ -120,11 +128,18 @@ class Publisher:
             raise
         return [(meta.partition, meta.offset) for meta in written]
 
-    async def _begin(self, producer: AIOKafkaProducer, record: Outgoing, stamped_ms: int) -> asyncio.Future[Any]:
-        begun: asyncio.Future[Any] = await producer.send(
+    async def _partitions(self, producer: AIOKafkaProducer, topic: str) -> list[int]:
+        return sorted(await producer.partitions_for(self._settings.kafka_topic_prefix + topic))
+
+    def _begin(
+        self, producer: AIOKafkaProducer, record: Outgoing, stamped_ms: int, partition: int | None = None
+    ) -> Coroutine[Any, Any, asyncio.Future[Any]]:
+        """Without a partition the producer chooses: by the key, or any."""
+        begun: Coroutine[Any, Any, asyncio.Future[Any]] = producer.send(
             self._settings.kafka_topic_prefix + record.topic,
             record.value,
             key=_NO_KEY if record.key is None else record.key,
+            partition=partition,
             timestamp_ms=stamped_ms,
             headers=list(record.headers),
         )
@@ -212,8 +227,10 @@ def _is_large_letter(record: Outgoing) -> bool:
 
 
 def _size(record: Outgoing) -> int:
-    headers = sum(len(name) * 4 + len(value or b"") + 16 for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers + _OVERHEAD_BYTES
+    size = len(record.key or b"") + len(record.value or b"") + _OVERHEAD_BYTES
+    for name, value in record.headers:
+        size += len(name) * 4 + len(value or b"") + 16
+    return size
 
 
 def _short(record: Outgoing) -> tuple[tuple[str, bytes | None], ...]:
