@@ -17,13 +17,12 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import escape
 
 from streams.domain.template_errors import SourceProblem, WorkProblem
 from streams.domain.template_filters import FILTERS, range_
 from streams.domain.template_rules import METHODS, TokenRules
 from streams.domain.template_tests import TESTS, contains
-from streams.domain.template_text import format_
+from streams.domain.template_text import escaped, format_
 from streams.domain.template_urls import safe_css, safe_css_url, safe_url, safe_url_rest
 from streams.domain.template_work import Meter, MissingValue, lookup, missing, number
 
@@ -32,7 +31,6 @@ _LENIENT = frozenset({"default", "d", "tojson", "list"})
 
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x1f\x7f]")
 _ODD_BREAKS = re.compile("[\x0b\x0c\x1c-\x1e]+")
-_SPECIAL = re.compile("[&<>'\"]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -59,11 +57,6 @@ def _show(context: MeteredContext, value: Any, label: str) -> str:
     if _SURROGATES.search(text):
         raise WorkProblem(f"the variable {label!r} holds a lone surrogate")
     return _ODD_BREAKS.sub(" ", _CONTROLS.sub("", text))
-
-
-def _escaped(text: str) -> str:
-    """A printed value as html. Few have anything to escape."""
-    return str(escape(text)) if _SPECIAL.search(text) else text
 
 
 def _need(_context: MeteredContext, value: Any, label: str) -> Any:
@@ -125,12 +118,10 @@ def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Code(CodeGenerator):
-    """Compiles `a.b`, `a['b']` and `a[1:2]` to our own lookups, which know the name to report.
-
-    What is printed has been through `_show`: it is text, to be escaped in html and taken as it is elsewhere.
-    """
+    """Compiles `a.b`, `a['b']` and `a[1:2]` to our own lookups, which know the name to report."""
 
     def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        # What is printed has been through `_show`: it is text.
         self.write("environment.escaped(" if frame.eval_ctx.autoescape else "(")
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802 (Jinja's names)
@@ -171,7 +162,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
     lookup = staticmethod(lookup)
-    escaped = staticmethod(_escaped)
+    escaped = staticmethod(escaped)
 
     def __init__(self, *, html: bool, as_html: bool = False) -> None:
         super().__init__(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from jinja2 import Undefined
 from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import escape
 
 from streams.domain.template_errors import WorkProblem
 from streams.domain.template_work import Meter, number
@@ -22,6 +23,7 @@ Filter = Callable[..., Any]
 
 MAX_WIDTH = 200
 _NUMBER_TEXT = 400
+_SPECIAL = re.compile("[&<>'\"]")
 
 
 def is_absent(value: object) -> bool:
@@ -155,6 +157,11 @@ def format_(meter: Meter, value: Any, *arguments: Any) -> str:
         meter.weigh(item)
     meter.room(sum(len(item) if isinstance(item, str) else 400 for item in values) + 100 * pattern.count("%"))
     return pattern % values
+
+
+def escaped(text: str) -> str:
+    """A text as html. Few have anything to escape."""
+    return str(escape(text)) if _SPECIAL.search(text) else text
 
 
 def urlencode(meter: Meter, value: Any) -> str:
