@@ -65,6 +65,8 @@ class Handed(faust.Stream):  # type: ignore[misc]
                 # Others were fetched for partitions that may be somebody else's by now.
                 if is_flowing() and event.message.generation_id == app.consumer_generation_id:
                     yield event
+        except StopAsyncIteration:
+            return  # so Faust ends a stream that waits; a generator may not let it through
         finally:
             if has_started:
                 await self.stop()

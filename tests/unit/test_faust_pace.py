@@ -112,6 +112,17 @@ async def test_what_is_thrown_into_the_stream_is_raised(stream: Any) -> None:
         await anext(stream.events())
 
 
+async def test_a_stream_that_waits_ends_when_faust_says_so(stream: Any) -> None:
+    async def hand_over() -> list[Any]:
+        return [event async for event in stream.events()]
+
+    waiting = asyncio.create_task(hand_over())
+    await asyncio.sleep(0.01)
+    await stream.throw(StopAsyncIteration())
+    async with asyncio.timeout(5):
+        assert await waiting == []
+
+
 async def test_a_stream_that_is_stopped_ends(app: LaneApp, stream: Any) -> None:
     fill(stream, [await an_event(app, a_message(offset)) for offset in range(3)])
     events = stream.events()
