@@ -75,6 +75,7 @@ _GRANTED: dict[str, Any] = {
     for name, field in Delivery.model_fields.items()
     if not field.is_required()
 }
+_GRANTED["options"] = _NO_OPTIONS  # itself, not a copy
 
 
 def _dumped(part: BaseModel) -> dict[str, Any]:

@@ -9,9 +9,18 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.deliveries import Delivery
+from models.deliveries import _GRANTED, Delivery
 from models.enums import Channel
-from models.requests import Attachment, Device, EmailOptions, Options, PushOptions, SmsOptions, parse
+from models.requests import (
+    Attachment,
+    Device,
+    EmailOptions,
+    NotificationRequest,
+    Options,
+    PushOptions,
+    SmsOptions,
+    parse,
+)
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
 COUNTS = st.integers(0, 3)
@@ -54,6 +63,11 @@ DELIVERIES = st.builds(
     created_at=TIMES,
     expires_at=st.none() | TIMES,
 )
+
+
+def test_options_of_a_request_that_has_none_are_known_without_a_look() -> None:
+    request = parse(NotificationRequest, b'{"user_id": "u", "channel": "sms", "content": {"text": "t"}}')
+    assert request.options is Delivery.model_fields["options"].default is _GRANTED["options"]
 
 
 @given(DELIVERIES)
