@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +36,8 @@ class Results:
     scheduled: list[outbox.Scheduled] = field(default_factory=list)
     #: By source: a record that fails on two channels is one dead letter.
     burials: dict[tuple[str, int, int], Burial] = field(default_factory=dict)
+    #: How many requests came to what, in the words of the metric.
+    decided: Counter[str] = field(default_factory=Counter)
 
     def bury(self, burial: Burial) -> None:
         """Sends a record to the dead letters, for the first reason that is found."""

@@ -70,6 +70,7 @@ class Prepared:
     """A batch whose rows are stored: what is to be written to Kafka now, and which dead letters are new."""
 
     results: Results
+    changes: Sequence[Change]
     burials: Sequence[Burial]
 
 
@@ -143,8 +144,9 @@ class RequestStage:
         asked = await self._read(records, results)
         if asked:
             await self._decide(priority, asked, results)
+        changes = [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
         async with self._engine.begin() as connection:
-            return Prepared(results, await self._store(connection, results))
+            return Prepared(results, changes, await self._store(connection, results, changes))
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
         """Decodes a batch; what can't be read is buried. Of two bodies under one id the database's is the right one.
@@ -160,7 +162,8 @@ class RequestStage:
                 results.bury(results.poison(record, "invalid_request", error))
                 continue
             key = (one.notification_id, one.fingerprint)
-            if key not in asked or one.does_more_than(asked[key]):
+            first = asked.setdefault(key, one)
+            if first is not one and one.does_more_than(first):
                 asked[key] = one
         return list(asked.values())
 
@@ -187,6 +190,8 @@ class RequestStage:
                 around = await self._surroundings(connection, ready) if ready else []
         async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
+        for result, count in results.decided.items():
+            REQUESTS.labels(priority, result).inc(count)
 
     async def _with_replays(
         self, connection: AsyncConnection, asked: Sequence[Asked], known: Mapping[UUID, Known]
@@ -212,20 +217,26 @@ class RequestStage:
         # waits already, and only for the same request to the letter. A repeat without it waits with the first one.
         comes_back = state.status is Status.THROTTLED and one.slot_at is not None
         if state.is_handed_on and not comes_back:
-            REQUESTS.labels(priority, "repeat").inc()
+            results.decided["repeat"] += 1
             return False
         if state.status is Status.ACCEPTED:
             results.tell(one, state, Status.ACCEPTED)
+        is_timed = one.request.expires_at or one.request.send_at or one.slot_at
+        return not is_timed or self._is_time(priority, one, state, results)
+
+    def _is_time(self, priority: Priority, one: Asked, state: Known, results: Results) -> bool:
+        """Whether its time has come, and is not over."""
         now = self._clock()
         if one.request.expires_at is not None and one.request.expires_at <= now:
             results.end(one, state, Status.EXPIRED)
-            REQUESTS.labels(priority, "expired").inc()
+            results.decided["expired"] += 1
             return False
         if one.request.send_at is not None and one.request.send_at > now:
             self._postpone(priority, one, state, one.request.send_at, results)
-            REQUESTS.labels(priority, "scheduled").inc()
+            results.decided["scheduled"] += 1
             return False
-        if comes_back and one.slot_at is not None and one.slot_at > now:  # by a clock that is ahead of ours
+        if state.status is Status.THROTTLED and one.slot_at is not None and one.slot_at > now:
+            # By a clock that is ahead of ours.
             self._wait_for_slot(priority, one, state, one.slot_at, results)
             return False
         return True
@@ -266,7 +277,7 @@ class RequestStage:
         """Sends it to its slot, once; one that ends before is told so then."""
         self._wait_for_slot(priority, one, state, slot_ends_at(slot_at, one.request.expires_at), results)
         results.end(one, state, Status.THROTTLED)
-        REQUESTS.labels(priority, "throttled").inc()
+        results.decided["throttled"] += 1
 
     async def _surroundings(self, connection: AsyncConnection, asked: Sequence[Asked]) -> list[Surroundings]:
         people = await self._directory.people(connection, {one.request.user_id for one in asked})
@@ -303,7 +314,7 @@ class RequestStage:
         for each in planned:
             results.planned.append(each)
             results.fan_out(priority, one, each)
-        REQUESTS.labels(priority, "planned").inc()
+        results.decided["planned"] += 1
 
     def _postpone(self, priority: Priority, one: Asked, state: Known, send_at: datetime, results: Results) -> None:
         results.delay(priority, one, send_at, known_as=lambda: one.notification_id)
@@ -319,14 +330,14 @@ class RequestStage:
         results.bury(burial)
         async with self._engine.connect() as connection:
             burials = await unburied(connection, list(results.burials.values()))
-        await self._publish(Prepared(results, burials))
+        await self._publish(Prepared(results, (), burials))
 
-    async def _store(self, connection: AsyncConnection, results: Results) -> list[Burial]:
+    async def _store(self, connection: AsyncConnection, results: Results, changes: Sequence[Change]) -> list[Burial]:
         """The rows of the fan-out; returns what is not among the dead letters yet."""
-        if results.planned:
+        if changes:
             channels = [each.delivery.channel for each in results.planned]
             segments = [each.segments for each in results.planned]
-            await deliveries.insert(connection, _changes(results), channels, segments)
+            await deliveries.insert(connection, changes, channels, segments)
         return await unburied(connection, list(results.burials.values()))
 
     async def _publish(self, prepared: Prepared) -> None:
@@ -342,7 +353,7 @@ class RequestStage:
                 await outbox.schedule(connection, results.scheduled)
             if results.own:
                 await notifications.advance(connection, results.own)
-            await deliveries.advance(connection, _changes(results))
+            await deliveries.advance(connection, prepared.changes)
         for burial in burials:
             DEAD.labels(burial.stage, burial.error_class).inc()
 
@@ -351,7 +362,3 @@ def _again(one: Asked, state: Known, stand: Mapping[Channel, Stands] | None) -> 
     if state.fingerprint is not None and state.fingerprint != one.fingerprint:
         return None
     return may_again(one.replay, status=state.status, generation=state.generation, stand=stand)
-
-
-def _changes(results: Results) -> list[Change]:
-    return [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
