@@ -19,6 +19,7 @@ from streams.domain.attempts import effects
 from streams.domain.planning import Planned, Surroundings, plan
 from streams.domain.retry import RetryDecision, decide
 from streams.domain.templates import Renderer
+from streams.domain.unsubscribe import UnsubscribeLinks
 from tests.performance.calls import mean_seconds
 from tests.performance.test_render import DATA, EMAIL
 
@@ -91,6 +92,16 @@ def test_plan_of_an_email(benchmark: BenchmarkFixture) -> None:
     assert (planned.status, planned.delivery.channel) == (Status.QUEUED, Channel.EMAIL)
 
 
+def test_plan_of_an_email_with_a_link_to_leave_by(benchmark: BenchmarkFixture) -> None:
+    around = AROUND._replace(links=UnsubscribeLinks("a key", "https://comms.example.com"))
+    [planned] = benchmark(lambda: plan(REQUEST, ID, around, generation=0, created_at=NOW))
+    assert planned.delivery.unsubscribe_url is not None
+
+
+def test_record_of_a_delivery(benchmark: BenchmarkFixture) -> None:
+    assert b"Ada Lovelace" in benchmark(DELIVERY.record_value)
+
+
 def test_decision_about_a_retry(benchmark: BenchmarkFixture) -> None:
     assert benchmark(_decide).retry_at == NOW + timedelta(seconds=20)
 
@@ -106,7 +117,7 @@ def test_effects_of_a_sent_attempt(benchmark: BenchmarkFixture) -> None:
     [
         (lambda: parse(NotificationRequest, RAW), 150),
         (REQUEST.fingerprint, 60),
-        (_plan, 600),
+        (_plan, 400),
         (_decide, 40),
         (lambda: effects(DELIVERY, ATTEMPT), 150),
     ],
