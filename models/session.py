@@ -62,6 +62,8 @@ def create_engine(
                 "application_name": name,
                 # A plan made while a table was empty scans it whole; ours are cheap to plan and must fit today's size.
                 "plan_cache_mode": "force_custom_plan",
+                # Ours look up some hundred rows by key, lately written ones: by the index, not through the whole table.
+                "random_page_cost": "1.1",
                 "jit": "off",
                 # What a caller no longer waits for ends with its connection.
                 "client_connection_check_interval": "2000",
