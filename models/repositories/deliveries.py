@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -15,7 +14,7 @@ from models.addresses import listed_as
 from models.changes import Attempt, Change
 from models.deliveries import Delivery
 from models.enums import Outcome, Status, SuppressionReason
-from models.repositories.arrays import arrays, given
+from models.repositories.arrays import arrays, given, same_once
 from models.repositories.notifications import lock
 from models.status import ENDED_RANK, PRECEDENCE, RANK, SENT_RANK
 
@@ -44,15 +43,14 @@ async def insert(
     rows = {
         "delivery_id": [change.delivery_id for change in changes],
         "notification_id": [change.notification_id for change in changes],
-        "channel": list(channels),
-        "segments": list(segments or [None] * len(changes)),
+        "channel": same_once(list(channels)),
+        "segments": same_once(list(segments or [None] * len(changes))),
     }
     await connection.execute(_INSERT, rows)
 
 
 _CHANGE = {
     "delivery_id": "uuid",
-    "notification_id": "uuid",
     "status": "text",
     "rank": "smallint",
     "generation": "smallint",
@@ -118,12 +116,12 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change], *, is_
     latest: dict[UUID, Change] = {}
     for change in sorted(changes, key=lambda change: (change.generation, change.rank, change.attempts)):
         latest[change.delivery_id] = change
-    ordered = sorted(latest.values(), key=lambda change: change.delivery_id)
-    notifications = sorted({change.notification_id for change in changes})
+    ordered = sorted(latest.values(), key=lambda change: change.delivery_id.int)
+    notifications = list({change.notification_id for change in changes})
     if not is_locked:
         await lock(connection, notifications)
     result = await connection.execute(_ADVANCE, arrays(ordered, _CHANGE))
-    changed = {row.delivery_id for row in result}
+    changed = set(result.scalars())
     if changed:
         await connection.execute(_OVERALL, {"ids": notifications})
     return changed
@@ -133,8 +131,7 @@ async def advance(connection: AsyncConnection, changes: Sequence[Change], *, is_
 AttemptKey = tuple[UUID, int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(NamedTuple):
     """The answer to asking for an attempt. Exactly one of the four holds."""
 
     delivery_id: UUID
@@ -166,6 +163,18 @@ _ASKED = {
     "source_partition": "integer",
     "source_offset": "bigint",
 }
+
+_STORED_OUTCOME = (
+    "outcome",
+    "provider",
+    "provider_message_id",
+    "reason",
+    "retry_at",
+    "finished_at",
+    "takeovers",
+    "remaining_devices",
+    "reached_devices",
+)
 
 _DELIVERY_FIELDS = [name for name in _ASKED if name != "address" and not name.startswith("source_")]
 
@@ -228,13 +237,16 @@ _CLAIM = text(
         WHERE l.outcome IS NULL AND l.lease_until < clock_timestamp()
         RETURNING l.delivery_id, l.generation, l.attempt, l.takeovers
     )
-    SELECT j.delivery_id, j.generation, j.attempt, j.forbidden, c.takeovers AS won_takeovers,
-           l.outcome, l.provider, l.provider_message_id, l.reason, l.retry_at, l.finished_at, l.takeovers,
-           l.remaining_devices, l.reached_devices,
-           (l.source_partition, l.source_offset) <> (j.source_partition, j.source_offset) AS is_copy
+    SELECT delivery_id, generation, attempt, takeovers AS won_takeovers, NULL AS forbidden, NULL AS is_copy,
+           {", ".join(f"NULL AS {name}" for name in _STORED_OUTCOME)}
+    FROM claimed
+    UNION ALL
+    SELECT j.delivery_id, j.generation, j.attempt, NULL, j.forbidden,
+           (l.source_partition, l.source_offset) <> (j.source_partition, j.source_offset),
+           {", ".join(f"l.{name}" for name in _STORED_OUTCOME)}
     FROM judged AS j
-    LEFT JOIN claimed AS c USING (delivery_id, generation, attempt)
     LEFT JOIN delivery_logs AS l USING (delivery_id, generation, attempt)
+    WHERE (j.delivery_id, j.generation, j.attempt) NOT IN (SELECT delivery_id, generation, attempt FROM claimed)
     """  # noqa: S608
 )
 
@@ -254,28 +266,28 @@ async def claim(
     Returns:
         An answer for each (delivery id, generation, attempt).
     """
+    sources = sources or [(0, 0)] * len(deliveries)
     asked = {
         **arrays(deliveries, _DELIVERY_FIELDS),
-        "address": [delivery.to and listed_as(delivery.channel, delivery.to) for delivery in deliveries],
-        "source_partition": [partition for partition, _ in sources or [(0, 0)] * len(deliveries)],
-        "source_offset": [offset for _, offset in sources or [(0, 0)] * len(deliveries)],
+        "address": same_once([delivery.to and listed_as(delivery.channel, delivery.to) for delivery in deliveries]),
+        "source_partition": same_once([partition for partition, _ in sources]),
+        "source_offset": same_once([offset for _, offset in sources]),
         "lease": lease,
         "is_bulk": is_bulk,
     }
-    rows = await connection.execute(_CLAIM, asked)
-    answers = (_answer(row) for row in rows)
+    answers = map(_answer, await connection.execute(_CLAIM, asked))
     return {(claim.delivery_id, claim.generation, claim.attempt): claim for claim in answers}
 
 
 def _answer(row: Any) -> Claim:
-    key = {"delivery_id": row.delivery_id, "generation": row.generation, "attempt": row.attempt}
+    delivery_id, generation, attempt, won_takeovers, forbidden, is_copy, *_ = row
+    if won_takeovers is not None:
+        return Claim(delivery_id, generation, attempt, won=True, takeovers=won_takeovers)
     if row.outcome is not None:
-        return Claim(**key, finished=_attempt(row), is_copy=row.is_copy)
-    if row.forbidden is not None:
-        return Claim(**key, forbidden=row.forbidden)
-    if row.won_takeovers is not None:
-        return Claim(**key, won=True, takeovers=row.won_takeovers)
-    return Claim(**key, is_leased=True)
+        return Claim(delivery_id, generation, attempt, finished=_attempt(row), is_copy=is_copy)
+    if forbidden is not None:
+        return Claim(delivery_id, generation, attempt, forbidden=forbidden)
+    return Claim(delivery_id, generation, attempt, is_leased=True)
 
 
 def _attempt(row: Any) -> Attempt:
@@ -338,10 +350,10 @@ async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> di
     Returns:
         The attempts as they are now stored, by key.
     """
-    ordered = sorted(attempts, key=lambda attempt: attempt.delivery_id)
+    ordered = sorted(attempts, key=lambda attempt: attempt.delivery_id.int)
     stored = {(one.delivery_id, one.generation, one.attempt): one for one in ordered}
     written = await connection.execute(_FINISH, arrays(ordered, _FINISHED))
-    others = stored.keys() - {(row.delivery_id, row.generation, row.attempt) for row in written}
+    others = stored.keys() - {(delivery_id, generation, attempt) for delivery_id, generation, attempt in written}
     if others:
         rows = await connection.execute(_STORED, arrays([stored[key] for key in others], _KEY))
         stored |= {(row.delivery_id, row.generation, row.attempt): _attempt(row) for row in rows}
