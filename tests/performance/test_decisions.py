@@ -38,6 +38,8 @@ RAW = orjson.dumps(
     }
 )
 REQUEST = parse(NotificationRequest, RAW)
+#: As long as bodies come, and not plain ASCII, which is the short way through all checks.
+LONG = orjson.dumps({"user_id": "user-42", "channel": "email", "content": {"html": "Grüße, " * 30_000}})
 AROUND = Surroundings(
     person=Person(user_id="user-42", email="stored@example.com", channels={"sms": False}),
     category=Category(key="orders"),
@@ -83,6 +85,10 @@ def test_parse_of_a_request(benchmark: BenchmarkFixture) -> None:
     assert benchmark(parse, NotificationRequest, RAW).user_id == "user-42"
 
 
+def test_parse_of_a_long_text_beyond_ascii(benchmark: BenchmarkFixture) -> None:
+    assert benchmark(parse, NotificationRequest, LONG).user_id == "user-42"
+
+
 def test_fingerprint_of_a_request(benchmark: BenchmarkFixture) -> None:
     assert len(benchmark(REQUEST.fingerprint)) == 32
 
@@ -106,6 +112,11 @@ def test_decision_about_a_retry(benchmark: BenchmarkFixture) -> None:
     assert benchmark(_decide).retry_at == NOW + timedelta(seconds=20)
 
 
+def test_value_of_a_status_event(benchmark: BenchmarkFixture) -> None:
+    event = effects(DELIVERY, ATTEMPT).events[-1]
+    assert b'"status":"sent"' in benchmark(event.value)
+
+
 def test_effects_of_a_sent_attempt(benchmark: BenchmarkFixture) -> None:
     told = benchmark(effects, DELIVERY, ATTEMPT)
     assert [len(told.events), told.dead] == [2, None]
@@ -116,12 +127,13 @@ def test_effects_of_a_sent_attempt(benchmark: BenchmarkFixture) -> None:
     ("work", "microseconds"),
     [
         (lambda: parse(NotificationRequest, RAW), 150),
+        (lambda: parse(NotificationRequest, LONG), 4000),
         (REQUEST.fingerprint, 60),
         (_plan, 400),
         (_decide, 40),
         (lambda: effects(DELIVERY, ATTEMPT), 150),
     ],
-    ids=["parse", "fingerprint", "plan", "decide", "effects"],
+    ids=["parse", "parse-long", "fingerprint", "plan", "decide", "effects"],
 )
 def test_costs_microseconds(work: Callable[[], object], microseconds: float) -> None:
     assert mean_seconds(work, enough=microseconds / 1e6) < microseconds / 1e6
