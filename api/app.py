@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import documents, errors
 from api.checks import Checks
@@ -78,6 +79,20 @@ _ROUTERS = (
 )
 
 
+class _Api(FastAPI):
+    """The framework's application, with one operation that goes round it."""
+
+    shortcut: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.shortcut(scope, receive, send)
+
+    async def long_way(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """By the framework."""
+        await super().__call__(scope, receive, send)
+
+
 def create_app(
     settings: Settings,
     *,
@@ -101,7 +116,7 @@ def create_app(
             app.state.services = await _open(stack, settings, engine, intake, identity, health, sources)
             yield
 
-    app = FastAPI(
+    app = _Api(
         title="comms",
         version=VERSION,
         lifespan=lifespan,
@@ -109,8 +124,9 @@ def create_app(
         redoc_url=None,
         exception_handlers={HTTPException: errors.handle, RequestValidationError: errors.handle},
     )
-    app.add_middleware(Shortcut)
-    app.add_middleware(Edge, root_path=root_path(settings))
+    prefix = root_path(settings)
+    app.add_middleware(Edge, root_path=prefix)
+    app.shortcut = Shortcut(app.long_way, root_path=prefix)
     for module in _ROUTERS:
         app.include_router(module.router)
     app.include_router(service.router)

@@ -1,8 +1,9 @@
 """The short way to the one operation that is called by the thousand.
 
-The framework's router, its resolving of parameters and its exit stacks cost a third of what a `POST /notifications`
-takes above the server. The operation uses none of them: it reads its request itself, and what it raises is told by the
-edge. Everything else, a path with a gateway's prefix included, takes the framework's way to the same function.
+The framework's outer layers cost a `POST /notifications` 11 µs; its router, its resolving of parameters and its exit
+stacks a third of what it takes above the server. The operation uses none of them: it reads its request itself, and what
+it raises is told by an edge of its own. Everything else, a path with a gateway's prefix included, takes the framework's
+way, to the same function and through the same kind of edge.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.middleware import Edge
 from api.routes import notifications
 
 
 class Shortcut:
-    """Calls `send` directly. Stands right behind the edge."""
+    """Calls `send` directly, and `app` for everything else. Stands before all."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
         self._app = app
+        self._edge = Edge(self._send, root_path=root_path)
         self._route = _route_of_send()
         self._path = getattr(self._route, "path", "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != self._path:
-            await self._app(scope, receive, send)
-            return
+        is_short = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self._path
+        await (self._edge if is_short else self._app)(scope, receive, send)
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self._route  # by which the edge counts
         response = await notifications.send(Request(scope, receive))
         await response(scope, receive, send)

@@ -129,6 +129,17 @@ async def test_the_unforeseen_is_a_500_without_words(client: httpx.AsyncClient, 
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
+async def test_a_gateways_prefix_and_the_other_operations_have_the_same_edge(
+    client: httpx.AsyncClient, intake: FakeIntake
+) -> None:
+    intake.error = RuntimeError("secret")
+    prefixed = await client.post(f"/comms{PATH}", json=REQUEST | {"data": {"name": "Ada"}})
+    assert (prefixed.status_code, prefixed.json()["code"]) == (500, "internal")
+    unread = await client.get(f"{PATH}/{UUID(int=9)}")
+    assert (unread.status_code, unread.json()["code"]) == (503, "unavailable")
+    assert unread.json()["request_id"] == unread.headers["x-request-id"]
+
+
 @pytest.mark.parametrize("trace", ["00-" + "a" * 32 + "-" + "b" * 16 + "-01", "00-zz", "x" * 500])
 async def test_only_a_trace_travels_on(client: httpx.AsyncClient, intake: FakeIntake, trace: str) -> None:
     await send(client, {"traceparent": trace})
