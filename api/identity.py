@@ -101,13 +101,12 @@ class IdentityService:
             Problem: 401 without a token, or with one that is refused.
             Unavailable: the identity service is away, or answers what it never should.
         """
-        token = _token(authorization)
-        key = hashlib.sha256(token.encode()).digest()
+        key = hashlib.sha256((authorization or "").encode()).digest()
         known = self._known.get(key)
         if known is not None and known.until > self._clock():
             caller = known.caller
         else:
-            caller = await self._asked(key, token)
+            caller = await self._asked(key, _token(authorization))
         if caller is None:
             raise unauthorized("The token is not valid, or no longer.", error="invalid_token")
         return caller
