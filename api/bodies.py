@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from starlette.types import Message
 
 from api.errors import FieldError, Problem, invalid
 from models.requests import MAX_REQUEST_BYTES, refusals
+from streams.deadline import Deadline
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -134,7 +134,7 @@ async def _collected(request: Request, most_bytes: int) -> bytes:
 
 async def _next(request: Request) -> Message:
     try:
-        async with asyncio.timeout(BODY_IDLE_SECONDS):
+        with Deadline(BODY_IDLE_SECONDS):
             return await request.receive()
     except TimeoutError:
         raise Problem("timeout", headers={"Connection": "close"}) from None

@@ -5,8 +5,6 @@ Plain ASGI, as it is on the path of every request.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 import time
 from typing import Any
@@ -18,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
 from api.errors import MEDIA_TYPE, Problem, encode, problem_of
+from streams.deadline import Deadline
 
 log = structlog.get_logger()
 
@@ -56,11 +55,11 @@ class Edge:
             return
         began = time.perf_counter()
         scope["root_path"] = self._root_path
-        deadline = asyncio.timeout(self._answer_seconds)
+        deadline = Deadline(self._answer_seconds)
         answer = _Answer(scope, send, deadline)
         try:
-            async with deadline:
-                await self._app(scope, _Patient(receive, deadline, self._answer_seconds), answer.send)
+            with deadline:
+                await self._app(scope, _Patient(receive, deadline), answer.send)
         except ClientDisconnect:
             answer.status = 499  # The usual number for a caller who went away; nobody is there to read it.
         except Exception as error:
@@ -86,27 +85,21 @@ class Edge:
 class _Patient:
     """What comes from the caller; the time that they take is theirs."""
 
-    def __init__(self, receive: Receive, deadline: asyncio.Timeout, seconds: float) -> None:
+    def __init__(self, receive: Receive, deadline: Deadline) -> None:
         self._receive = receive
-        self._seconds = seconds
         self._deadline = deadline
 
     async def __call__(self) -> Message:
-        _set(self._deadline, None)
+        self._deadline.pause()
         message = await self._receive()
-        _set(self._deadline, asyncio.get_running_loop().time() + self._seconds)
+        self._deadline.restart()
         return message
-
-
-def _set(deadline: asyncio.Timeout, when: float | None) -> None:
-    with contextlib.suppress(RuntimeError):  # it is over: what goes on now is cleaning up
-        deadline.reschedule(when)
 
 
 class _Answer:
     """One answer on its way out."""
 
-    def __init__(self, scope: Scope, send: Send, deadline: asyncio.Timeout) -> None:
+    def __init__(self, scope: Scope, send: Send, deadline: Deadline) -> None:
         self._deadline = deadline
         self.request_id = request_id(scope)
         self.status = 500
@@ -118,7 +111,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._started = True
-            _set(self._deadline, None)
+            self._deadline.pause()
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._fixed]
         await self._send(message)

@@ -10,7 +10,6 @@ time, so that an answer takes seconds at most, whatever hangs.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,10 +31,12 @@ from models.requests import MAX_REQUEST_BYTES, NotificationRequest
 from models.settings import Settings
 from models.status import RANK
 from streams.clock import now
+from streams.deadline import Deadline
 from streams.errors import is_passing
 from streams.gathering import Gathering
 from streams.markers import Marker, Markers
 from streams.records import CONTENT_TYPE, Outgoing
+from streams.together import Together
 from streams.topics import request_topic
 
 log = structlog.get_logger()
@@ -97,6 +98,7 @@ class Intake:
         self._rows: Gathering[notifications.NewNotification, Known] = Gathering(
             self._store, pause_seconds=_COMPANY_SECONDS
         )
+        self._records: Together[Outgoing] = Together(self._write_records)
         self._outbox: Gathering[Outgoing, None] = Gathering(self._queue)
         self._postgres = Circuit(probe_seconds=2 * self._deadline_seconds)
         self._kafka = Circuit(probe_seconds=2 * self._deadline_seconds)
@@ -146,7 +148,7 @@ class Intake:
         kept = await markers.keep(_marker(arrival, self._clock()))
         if kept.fingerprint != row.fingerprint:
             raise _taken()
-        await self._in_time(self._kafka, self._publisher.send_all, [arrival.record])
+        await self._write_records([arrival.record])
         return Accepted(row.id, Status.ACCEPTED, kept.created_at, is_marked=True)
 
     async def _store(self, rows: Sequence[notifications.NewNotification]) -> list[Known]:
@@ -196,7 +198,7 @@ class Intake:
             Unavailable, TimeoutError: neither took them. Some may arrive all the same.
         """
         try:
-            await self._in_time(self._kafka, self._publisher.send_all, records)
+            await self._write_records(records)
         except (TimeoutError, Unavailable):
             await self._in_time(self._postgres, self._queue, records)
             return True
@@ -205,11 +207,15 @@ class Intake:
     async def _publish(self, record: Outgoing) -> bool:
         """Kafka within the deadline, else the outbox; whether it was the outbox."""
         try:
-            await self._in_time(self._kafka, self._publisher.send_all, [record])
+            # Rows are written many at a time, so the records after them come so too; but one is enough as a probe.
+            await (self._write_records([record]) if self._kafka.is_failing else self._records.add(record))
         except (TimeoutError, Unavailable):
             await self._in_time(self._postgres, self._outbox.add, record)
             return True
         return False
+
+    async def _write_records(self, records: Sequence[Outgoing]) -> None:
+        await self._in_time(self._kafka, self._publisher.send_all, records)
 
     async def _queue(self, records: Sequence[Outgoing]) -> list[None]:
         async with self._engine.begin() as connection:
@@ -222,7 +228,7 @@ class Intake:
             raise Unavailable("storage", "did not answer a moment ago")
         began = server.now()
         try:
-            async with asyncio.timeout(self._deadline_seconds):
+            with Deadline(self._deadline_seconds):
                 answer = await work(item)
         except TimeoutError:  # one that refuses at once may be asked by all
             if not server.is_failing:
