@@ -20,6 +20,7 @@ from streams.agents.asked import SLOT_AT
 from streams.agents.requests import RequestStage
 from streams.directory import Directory
 from streams.domain.templates import Renderer
+from streams.metrics import REQUESTS as REQUESTS_TOTAL
 from streams.rate_limits import Reservation
 from streams.records import Headers, Incoming, Outgoing
 from streams.topics import DEAD_LETTERS, FAILED, STATUS
@@ -173,6 +174,18 @@ async def test_what_is_over_the_limit_is_delayed_to_its_slot_and_told(world: Wor
     assert await world.status(request) == "throttled"
     assert world.kafka.statuses(request) == ["accepted", "throttled"]
     assert world.kafka.of(SEND) == []
+
+
+async def test_each_request_of_a_batch_is_counted_by_what_became_of_it(world: World) -> None:
+    ways = ["planned", "throttled", "expired", "scheduled", "repeat"]
+    counters = [REQUESTS_TOTAL.labels(Priority.NORMAL, way) for way in ways]
+    before = [counter._value.get() for counter in counters]
+    world.slots.waits = [20.0]
+    plain = [a_request(), a_request()]
+    timed = [a_request(expires_at="2020-01-01T00:00:00Z"), a_request(send_at="2099-01-01T00:00:00Z")]
+    await world.work(*(record(one) for one in (*plain, news(), *timed)))
+    await world.work(record(plain[0]))
+    assert [counter._value.get() - was for counter, was in zip(counters, before, strict=True)] == [2, 1, 1, 1, 1]
 
 
 async def test_it_comes_back_and_is_planned_without_being_limited_again(world: World) -> None:
