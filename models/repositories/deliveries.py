@@ -353,8 +353,8 @@ async def finish(connection: AsyncConnection, attempts: Sequence[Attempt]) -> di
     ordered = sorted(attempts, key=lambda attempt: attempt.delivery_id.int)
     stored = {(one.delivery_id, one.generation, one.attempt): one for one in ordered}
     written = await connection.execute(_FINISH, arrays(ordered, _FINISHED))
-    others = stored.keys() - {(delivery_id, generation, attempt) for delivery_id, generation, attempt in written}
-    if others:
+    if written.rowcount < len(stored):
+        others = stored.keys() - {(row.delivery_id, row.generation, row.attempt) for row in written}
         rows = await connection.execute(_STORED, arrays([stored[key] for key in others], _KEY))
         stored |= {(row.delivery_id, row.generation, row.attempt): _attempt(row) for row in rows}
     return stored
