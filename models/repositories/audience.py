@@ -46,16 +46,17 @@ def _device(row: Any) -> Device:
 
 
 def _person(row: Any, devices: tuple[Device, ...]) -> Person:
+    user_id, email, phone, name, locale, timezone, channels, categories = row
     return Person(
-        user_id=row.user_id,
-        email=row.email,
-        phone=row.phone,
-        name=row.name,
-        locale=row.locale,
-        timezone=row.timezone,
+        user_id=user_id,
+        email=email,
+        phone=phone,
+        name=name,
+        locale=locale,
+        timezone=timezone,
         devices=devices,
-        channels=row.channels or {},
-        categories=row.categories or {},
+        channels=channels or {},
+        categories=categories or {},
     )
 
 
