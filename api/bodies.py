@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from api import headers
 from api.errors import FieldError, Problem, invalid
 from models.requests import MAX_REQUEST_BYTES, refusals
 from streams.deadline import Deadline
@@ -142,19 +143,18 @@ async def _next(request: Request) -> Message:
 
 def _announced(request: Request) -> int | None:
     """What Content-Length says; None without one, where a body may follow in chunks."""
-    headers = request.headers
-    length = headers.get("content-length")
+    length = headers.first(request, b"content-length")
     if length is None:
-        return None if "transfer-encoding" in headers else 0
+        return 0 if headers.first(request, b"transfer-encoding") is None else None
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else _ABSURD_BYTES
 
 
 def _check_type(request: Request) -> None:
-    types = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    types = headers.values(request, b"content-type")
     if len(types) != 1 or _JSON.match(types[0]) is None:
         raise Problem("unsupported_media_type", "Content-Type must be application/json.")
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("identity", ""):
+    coding = headers.first(request, b"content-encoding")
+    if coding is not None and coding.strip().lower() not in ("identity", ""):
         raise Problem("unsupported_media_type", "Content-Encoding is not offered; send the body as it is.")
 
 

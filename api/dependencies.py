@@ -11,6 +11,7 @@ from fastapi import Depends, Path
 from pydantic import AfterValidator, BeforeValidator
 from starlette.requests import Request
 
+from api import headers
 from api.errors import Problem
 from api.identity import Caller
 from api.services import Services
@@ -28,7 +29,7 @@ def services_of(request: Request) -> Services:
 
 async def caller(request: Request) -> Caller:
     """Who calls, whatever their roles."""
-    return await services_of(request).identity.caller(request.headers.get("authorization"))
+    return await services_of(request).identity.caller(headers.first(request, b"authorization"))
 
 
 def needs(*roles: Role) -> Callable[[Request], Awaitable[Caller]]:

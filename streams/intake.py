@@ -11,9 +11,8 @@ time, so that an answer takes seconds at most, whatever hangs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -55,8 +54,7 @@ class Publishes(Protocol):
         """Writes records and waits for acks=all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A request that will end in a final state."""
 
     notification_id: UUID
@@ -68,8 +66,7 @@ class Accepted:
     is_marked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """A request on its way in: the row that it is to have, and its record."""
 
     row: notifications.NewNotification

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api import metrics
+from api import headers, metrics
 from api.bodies import read
 from api.dependencies import PathId, Service, needs, services_of
 from api.documents import operation
@@ -112,7 +112,7 @@ def _keyed(asked: NotificationRequest, request: Request) -> NotificationRequest:
     Raises:
         Problem: when header and body name different ones, or the header holds none.
     """
-    keys = [value for name, value in request.scope["headers"] if name == b"idempotency-key"]
+    keys = headers.values(request, b"idempotency-key")
     if not keys:
         return asked
     if len(keys) > 1 or _PRINTABLE.match(keys[0]) is None:
@@ -127,7 +127,7 @@ def _keyed(asked: NotificationRequest, request: Request) -> NotificationRequest:
 
 def _carried(request: Request) -> Headers:
     """The trace that the caller is in, for the records this causes."""
-    for name, value in request.scope["headers"]:
-        if name == b"traceparent" and _TRACEPARENT.match(value):
+    for value in headers.values(request, b"traceparent"):
+        if _TRACEPARENT.match(value):
             return (("traceparent", value),)
     return ()
