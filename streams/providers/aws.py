@@ -89,7 +89,7 @@ _NOTHING_SECONDS = 0.02
 _KEYS_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ending:
     """How one call ended; a provider puts its name to it by `result`."""
 

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
@@ -23,7 +22,7 @@ from models.settings import Settings
 from streams.attachments import Attachments
 from streams.domain.attachments import File
 from streams.domain.mime import Mail, build_mail, sender_mailbox
-from streams.providers.attached import built, with_files
+from streams.providers.attached import built, has_files, with_files
 from streams.providers.aws import AwsApi, Ending, Service
 from streams.providers.base import DeliveryResult, DeliveryStatus, NotificationProvider, Reach
 from streams.providers.features import refuse_unsupported
@@ -114,24 +113,28 @@ class SesProvider(NotificationProvider):
     async def send(self, delivery: Delivery) -> DeliveryResult:
         """One SendEmail."""
         refuse_unsupported(delivery, provider=self.name, takes=_OWN_OPTIONS, attaches=True)
-        started = time.monotonic()
-        return await with_files(
-            self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
-        )
-
-    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
         try:
-            make = partial(self._request, delivery, files)
-            body, sender = await built(make, files) if files else make()
+            if not has_files(delivery):
+                return await self._post(delivery, *self._request(delivery))
+            started = time.monotonic()
+            return await with_files(
+                self._attachments, delivery, self.name, lambda files: self._send(delivery, files, started)
+            )
         except Refused as error:
             ending = Ending(outcome=Outcome.PERMANENT, reason=f"refused {error.field}", reach=Reach.NOT_ASKED)
             return ending.result(self.name)
-        ending = await self._api.post(_SEND, body, gone=time.monotonic() - started)
+
+    async def _send(self, delivery: Delivery, files: Sequence[File], started: float) -> DeliveryResult:
+        body, sender = await built(lambda: self._request(delivery, files), files)
+        return await self._post(delivery, body, sender, gone=time.monotonic() - started)
+
+    async def _post(self, delivery: Delivery, body: bytes, sender: str, *, gone: float = 0.0) -> DeliveryResult:
+        ending = await self._api.post(_SEND, body, gone=gone)
         if ending.outcome is Outcome.SENT:
             return ending.result(self.name, message_id=_message_id(ending.body))
         return _refused(ending, delivery, sender=sender).result(self.name)
 
-    def _request(self, delivery: Delivery, files: Sequence[File]) -> tuple[bytes, str]:
+    def _request(self, delivery: Delivery, files: Sequence[File] = ()) -> tuple[bytes, str]:
         """The body, and the address that the mail is from."""
         mail = build_mail(delivery, default_from=self._default_from, now=self._clock(), files=files)
         own = _own_options(delivery)
