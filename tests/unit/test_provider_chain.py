@@ -189,6 +189,17 @@ async def test_three_are_tried_in_order() -> None:
     assert world.made == [1, 1, 1]
 
 
+async def test_a_provider_named_twice_is_two(world: World) -> None:
+    twins = [Fake("first", world.clock), Fake("first", world.clock)]
+    twins[0].answer = BROKEN
+    chain = Chain(Channel.EMAIL, twins, settings(), world.clock)
+    for _ in range(2):
+        turn = chain.pick(1)
+        assert isinstance(turn, Turn)
+        assert (await chain.call(turn, email_delivery(), seconds_left=LEASE)).outcome is Outcome.SENT
+    assert [len(twin.calls) for twin in twins] == [1, 2]
+
+
 async def test_what_only_a_held_provider_can_do_is_put_off_and_burns_no_try(world: World) -> None:
     world.answers(BROKEN, LACKING)
     await world.call()
