@@ -87,7 +87,6 @@ class Chain:
         self._timeout_seconds = settings.provider_timeout_seconds
         self._calls_in_flight = settings.calls_in_flight
         self._links = [Link(channel, provider, clock()) for provider in providers or [_NoProvider()]]
-        self._of = {link.provider: link for link in self._links}
         self._changed = asyncio.Event()
         self._weights = {name: weight for name, weight in settings.weights(channel).items() if weight > 0}
         #: Those that traffic is shared among; the others, and all where there are no weights, are for fail-over.
@@ -150,7 +149,7 @@ class Chain:
     def give_back(self, turn: Turn, unused: int) -> None:
         """Calls of a turn that will not be made. Those waiting for the result of a probe are woken."""
         if unused > 0 and turn.admission is not None:
-            link = self._of[turn.provider]
+            link = self._link_of(turn)
             with self._watching(link):
                 link.health.give_back(turn.admission)
 
@@ -182,7 +181,7 @@ class Chain:
         delivery asks for: put it off for so long, and let the next ones pass.
         """
         call = _Call(delivery, turn.priority, self._clock() + seconds_left - self._timeout_seconds, take)
-        answer = await self._ask(self._of[turn.provider], call, turn.admission)
+        answer = await self._ask(self._link_of(turn), call, turn.admission)
         return await self._go_on(call, answer) if answer.may_go_on else answer.result
 
     async def _go_on(self, call: _Call, answer: _Answer) -> DeliveryResult:
@@ -315,6 +314,9 @@ class Chain:
             outcome=result.outcome,
             reason=result.reason,
         )
+
+    def _link_of(self, turn: Turn) -> Link:
+        return next(link for link in self._links if link.provider is turn.provider)
 
 
 @dataclass(slots=True)
