@@ -27,7 +27,8 @@ def url(postgres: Databases, migrated: str) -> Iterator[str]:
 def alembic(url: str) -> Alembic:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "alembic", *words]
-        return subprocess.run(command, env={**os.environ, "DATABASE_URL": url}, capture_output=True, text=True)
+        environment = {**os.environ, "DATABASE_URL": url}
+        return subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
 
     return run
 
