@@ -32,6 +32,7 @@ from streams.domain.templates import Renderer
 
 TOPIC = "bench.raw"
 EVENTS = "bench.raw.events"
+GROUP = "bench-raw"
 BATCH = 500
 CALLS_IN_FLIGHT = 250
 
@@ -167,7 +168,7 @@ async def run(*, bootstrap: str, database: str, redis: str, provider: str) -> No
         consumer = AIOKafkaConsumer(
             TOPIC,
             bootstrap_servers=bootstrap,
-            group_id="bench-raw",
+            group_id=GROUP,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             max_poll_records=BATCH,
