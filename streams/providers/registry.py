@@ -1,4 +1,8 @@
-"""All providers by name. A new one is a file beside this, a line here, and its name among the settings' known ones."""
+"""All providers by name. A new one is a file beside this, an entry here, and its name among the settings.
+
+A provider's module is imported when one is first built: the SDKs of vendors that aren't in use would take 15 MB of each
+process.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,8 @@ from models.enums import Channel
 from models.errors import Refused
 from models.settings import Settings
 from streams.attachments import Attachments
-from streams.providers.apns import ApnsProvider
 from streams.providers.base import NotificationProvider
-from streams.providers.fcm import FcmProvider
-from streams.providers.in_app import Announcer, InAppProvider, Inbox
-from streams.providers.sendgrid import SendGridProvider
-from streams.providers.ses import SesProvider
-from streams.providers.smtp import SmtpProvider
-from streams.providers.sns import SnsProvider
-from streams.providers.twilio import TwilioProvider
+from streams.providers.in_app import Announcer, Inbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +27,63 @@ class Services:
     attachments: Attachments
 
 
+def _smtp(given: Services) -> NotificationProvider:
+    from streams.providers.smtp import SmtpProvider
+
+    return SmtpProvider(given.settings, attachments=given.attachments)
+
+
+def _sendgrid(given: Services) -> NotificationProvider:
+    from streams.providers.sendgrid import SendGridProvider
+
+    return SendGridProvider(given.settings, attachments=given.attachments)
+
+
+def _ses(given: Services) -> NotificationProvider:
+    from streams.providers.ses import SesProvider
+
+    return SesProvider(given.settings, attachments=given.attachments)
+
+
+def _fcm(given: Services) -> NotificationProvider:
+    from streams.providers.fcm import FcmProvider
+
+    return FcmProvider(given.settings)
+
+
+def _apns(given: Services) -> NotificationProvider:
+    from streams.providers.apns import ApnsProvider
+
+    return ApnsProvider(given.settings)
+
+
+def _twilio(given: Services) -> NotificationProvider:
+    from streams.providers.twilio import TwilioProvider
+
+    return TwilioProvider(given.settings)
+
+
+def _sns(given: Services) -> NotificationProvider:
+    from streams.providers.sns import SnsProvider
+
+    return SnsProvider(given.settings)
+
+
+def _in_app(given: Services) -> NotificationProvider:
+    from streams.providers.in_app import InAppProvider
+
+    return InAppProvider(inbox=given.inbox, announcer=given.announcer)
+
+
 _PROVIDERS: dict[tuple[Channel, str], Callable[[Services], NotificationProvider]] = {
-    (Channel.EMAIL, "smtp"): lambda given: SmtpProvider(given.settings, attachments=given.attachments),
-    (Channel.EMAIL, "sendgrid"): lambda given: SendGridProvider(given.settings, attachments=given.attachments),
-    (Channel.EMAIL, "ses"): lambda given: SesProvider(given.settings, attachments=given.attachments),
-    (Channel.PUSH, "fcm"): lambda given: FcmProvider(given.settings),
-    (Channel.PUSH, "apns"): lambda given: ApnsProvider(given.settings),
-    (Channel.SMS, "twilio"): lambda given: TwilioProvider(given.settings),
-    (Channel.SMS, "sns"): lambda given: SnsProvider(given.settings),
-    (Channel.IN_APP, "in_app"): lambda given: InAppProvider(inbox=given.inbox, announcer=given.announcer),
+    (Channel.EMAIL, "smtp"): _smtp,
+    (Channel.EMAIL, "sendgrid"): _sendgrid,
+    (Channel.EMAIL, "ses"): _ses,
+    (Channel.PUSH, "fcm"): _fcm,
+    (Channel.PUSH, "apns"): _apns,
+    (Channel.SMS, "twilio"): _twilio,
+    (Channel.SMS, "sns"): _sns,
+    (Channel.IN_APP, "in_app"): _in_app,
 }
 
 
