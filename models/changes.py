@@ -1,9 +1,13 @@
-"""What the lanes learn about deliveries, as values that repositories write."""
+"""What the lanes learn about deliveries, as values that repositories write.
+
+Tuples where a notification takes some of them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from models.enums import Outcome, Status
@@ -19,8 +23,7 @@ class DeadDevice:
     dead_since: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(NamedTuple):
     """An attempt with its outcome, as `delivery_logs` keeps it."""
 
     delivery_id: UUID
@@ -43,8 +46,7 @@ class Attempt:
     dead_devices: tuple[DeadDevice, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """A delivery's new status, for the one function that writes it."""
 
     delivery_id: UUID

@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -73,8 +73,7 @@ PAUSE = timedelta(minutes=10)
 _SPREAD = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A record of a send topic that could be read."""
 
     record: Incoming
@@ -86,8 +85,7 @@ class Taken:
         return self.delivery.delivery_id, self.delivery.generation, self.delivery.attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """A call that ended."""
 
     taken: Taken

@@ -324,4 +324,4 @@ class Sender:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
-        self.window.conditions.notify()
+            self.window.conditions.notify()

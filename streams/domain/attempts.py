@@ -6,8 +6,8 @@ its effects are produced again, byte for byte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from models.changes import Attempt, Change
 from models.deliveries import Delivery
@@ -17,8 +17,7 @@ from models.ids import event_id
 from models.status import RANK
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effects:
+class Effects(NamedTuple):
     """All that follows from an attempt."""
 
     change: Change
