@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: How long a turn may last; an item that takes longer makes a turn of its own.
-_TURN_SECONDS = 0.004
+_TURN_SECONDS = 0.002
 
 
 async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:

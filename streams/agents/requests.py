@@ -90,6 +90,8 @@ class RequestStage:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
+        #: Where each statement is its own transaction: what a batch stores before Kafka has it, a repeat finds.
+        self._each = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._publisher = publisher
         self._renderer = renderer
         self._directory = directory
@@ -145,7 +147,7 @@ class RequestStage:
         if asked:
             await self._decide(priority, asked, results)
         changes = [attempts.change(each.delivery, each.status, reason=each.reason) for each in results.planned]
-        async with self._engine.begin() as connection:
+        async with self._each.connect() as connection:
             return Prepared(results, changes, await self._store(connection, results, changes))
 
     async def _read(self, records: Sequence[Incoming], results: Results) -> list[Asked]:
@@ -174,7 +176,7 @@ class RequestStage:
             )
             for one in reversed(asked)
         }
-        async with self._engine.begin() as connection:
+        async with self._each.connect() as connection:
             known = await notifications.accept(connection, list(rows.values()))
             asked = await self._with_replays(connection, asked, known)
             ready = [
@@ -186,7 +188,7 @@ class RequestStage:
             around = await self._surroundings(connection, ready) if ready and not limited else []
         if limited:  # Redis is asked while no transaction is open
             ready = await self._within_limits(priority, ready, limited, known, results)
-            async with self._engine.connect() as connection:
+            async with self._each.connect() as connection:
                 around = await self._surroundings(connection, ready) if ready else []
         async for one, surroundings in in_turns(zip(ready, around, strict=True)):
             self._plan(priority, one, known[one.notification_id], surroundings, results)
