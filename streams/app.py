@@ -46,7 +46,7 @@ from streams.waiting_room import outbox_room, schedule_room
 
 #: How long a quiet lane waits for more than the first record: not at all where people wait.
 _LINGER_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.005, Priority.LOW: 0.02}
-#: How long a busy lane waits for a batch to fill up.
+#: How long a busy lane waits for a batch to fill up, and before it reads on.
 _PATIENCE_SECONDS = {Priority.HIGH: 0.0, Priority.NORMAL: 0.05, Priority.LOW: 0.1}
 #: What Faust may fetch ahead of a window, which has room of its own.
 _AHEAD_RECORDS = 256
@@ -182,7 +182,10 @@ def _request_lanes(parts: Parts) -> Iterator[Lane]:
             linger_seconds=_LINGER_SECONDS[priority],
             patience_seconds=_PATIENCE_SECONDS[priority],
         )
-        yield Lane(name=name, topic=topic, work=work, ahead_records=2 * batch_records)
+        patience_seconds = _PATIENCE_SECONDS[priority]
+        yield Lane(
+            name=name, topic=topic, work=work, ahead_records=2 * batch_records, patience_seconds=patience_seconds
+        )
 
 
 def _chain(parts: Parts, channel: Channel) -> Chain | PushChain:
@@ -203,6 +206,7 @@ def _channel_lanes(parts: Parts, chain: Calls) -> Iterator[Lane]:
             topic=topic,
             work=partial(_sliding, parts, chain, priority, topic),
             ahead_records=_AHEAD_RECORDS,
+            patience_seconds=_PATIENCE_SECONDS[priority],
         )
 
 

@@ -7,6 +7,7 @@ acks loses what it held; here it never does (docs/decisions/0002-lanes.md).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from models.settings import Settings
-from streams.faust_pace import Handed, HandsOverAtOnce, Raw, Unused, Unwatched
+from streams.faust_pace import Handed, HandsOverAtOnce, Patience, Raw, Unused, Unwatched
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
 
@@ -55,16 +56,27 @@ class Lane:
     work: Callable[[], Work]
     #: Records that Faust may have fetched ahead, for each partition.
     ahead_records: int
+    #: How long a busy lane waits before it reads on, so that a fetch brings more.
+    patience_seconds: float = 0.0
 
 
 class _Consumer(HandsOverAtOnce, Consumer):  # type: ignore[misc]
     """Faust sleeps a second where all partitions are full; a lane that fills them often would stand still."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patience = Patience(self.app.patience_seconds)
+        self._rest_seconds = 0.0
+
     async def _wait_next_records(self, timeout: float) -> Any:
         if self.flow_active and self._buffered_partitions and not self._get_active_partitions():
             await self.sleep(_PAUSED_SECONDS)
             return {}, self._get_active_partitions()
-        return await super()._wait_next_records(timeout)
+        if self._rest_seconds:
+            await asyncio.sleep(self._rest_seconds)
+        records, active_partitions = await super()._wait_next_records(timeout)
+        self._rest_seconds = self._patience.after(sum(map(len, records.values())) if records else 0)
+        return records, active_partitions
 
     def highwater(self, tp: TP) -> int:
         """Asked for each record, and only the monitor would hear of it."""
@@ -79,6 +91,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
     """
 
     work: Work
+    patience_seconds: float
     #: Records of this generation of the group belong to somebody else by now.
     gone_generation: int | None = None
 
@@ -133,6 +146,7 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         agent_supervisor="mode.supervisors.CrashingSupervisor",
     )
     app.work = lane.work()
+    app.patience_seconds = lane.patience_seconds
     source = app.topic(settings.kafka_topic_prefix + lane.topic, schema=Raw(**_RAW))
 
     @app.agent(source, name=lane.name)  # type: ignore[untyped-decorator]

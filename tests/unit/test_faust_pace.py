@@ -12,7 +12,7 @@ from aiokafka.consumer import fetcher
 from faust.types.tuples import ConsumerMessage
 
 from models.settings import Settings
-from streams.faust_pace import RECORDS_A_TURN, Handed, Raw, Unused, Unwatched
+from streams.faust_pace import FULL_RECORDS, RECORDS_A_TURN, Handed, HandsOverAtOnce, Patience, Raw, Unused, Unwatched
 from streams.header_names import TolerantRecords
 from streams.lanes import Lane, LaneApp, Work, build_app
 
@@ -155,3 +155,80 @@ async def test_a_producer_with_much_to_write_holds_a_lane_up(app: LaneApp) -> No
     for _ in range(buffer.max_messages + 1):
         buffer.pending.put_nowait(None)
     assert buffer.size > buffer.max_messages
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def rests(patience_seconds: float, *fetches: tuple[float, int]) -> list[float]:
+    """What a lane waits after fetches, each so many seconds after the one before, with so many records."""
+    clock = Clock()
+    patience = Patience(patience_seconds, clock=clock)
+    waited = []
+    for seconds, records in fetches:
+        clock.seconds += seconds
+        waited.append(patience.after(records))
+    return waited
+
+
+def test_a_busy_lane_waits_before_it_reads_on() -> None:
+    assert rests(0.05, (0.3, 200), (0.002, 3), (0.05, 60)) == [0.05, 0.05, 0.05]
+
+
+def test_a_quiet_lane_never_waits() -> None:
+    at_200_a_second = [(0.005, 1)] * 400
+    assert set(rests(0.05, *at_200_a_second)) == {0.0}
+
+
+def test_a_burst_after_a_quiet_time_is_no_busy_lane() -> None:
+    assert rests(0.05, (1.0, 128), (0.002, 20)) == [0.0, 0.0]
+
+
+def test_a_lane_that_was_busy_reads_at_once_when_it_is_quiet() -> None:
+    assert rests(0.05, (0.3, 200), (0.05, 50), (0.5, 1), (0.01, 1)) == [0.05, 0.05, 0.0, 0.0]
+
+
+def test_a_backlog_is_read_without_waiting() -> None:
+    assert rests(0.05, (0.3, FULL_RECORDS), (0.05, FULL_RECORDS), (0.05, 100)) == [0.0, 0.0, 0.05]
+
+
+def test_a_lane_without_patience_never_waits() -> None:
+    assert set(rests(0.0, (0.3, 1000), (0.0, 100), (0.3, 1000))) == {0.0}
+
+
+async def test_a_lane_has_the_patience_that_it_is_given() -> None:
+    settings = Settings(database_url="postgresql://none/none", kafka_bootstrap_servers="none:1")
+    lane = Lane(name="a-lane", topic="a-topic", work=Nothing, ahead_records=64, patience_seconds=0.05)
+    consumer = build_app(lane, settings).consumer
+    assert consumer._patience._seconds == 0.05
+
+
+async def test_many_records_at_once_let_others_have_their_turn() -> None:
+    class Consumer(HandsOverAtOnce):
+        """Only what is asked here."""
+
+    async def hand_over() -> None:
+        """Needs no waiting."""
+
+    async def stopped() -> None:
+        await asyncio.Event().wait()
+
+    consumer, turns = Consumer(), 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    for _ in range(10 * RECORDS_A_TURN):
+        await consumer.wait_first(hand_over(), stopped())
+    other.cancel()
+    assert 9 <= turns <= 11
