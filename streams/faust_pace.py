@@ -140,13 +140,18 @@ class Patience:
 
 
 class HandsOverAtOnce(Service):  # type: ignore[misc]
-    """For a consumer: what needs no waiting is done without tasks."""
+    """For a consumer: what needs no waiting is done without tasks, and once around the loop for every few records."""
+
+    _handed_over = 0
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:
         """As Faust's own, of which this consumer asks `wait_first(hand over the record, be told to stop)`."""
         work, *others = coros
         if not inspect.iscoroutine(work):
             return await super().wait_first(*coros, timeout=timeout)
+        self._handed_over += 1
+        if self._handed_over % RECORDS_A_TURN == 0:  # or what was fetched at once, some hundred, would be one turn
+            await asyncio.sleep(0)
         try:
             waits_for = work.send(None)
         except StopIteration as done:
