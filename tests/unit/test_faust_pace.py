@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import faust
@@ -131,22 +133,28 @@ async def test_a_stream_that_is_stopped_ends(app: LaneApp, stream: Any) -> None:
     assert [event async for event in events] == []
 
 
-async def test_the_loop_gets_a_turn_once_in_so_many_records(app: LaneApp, stream: Any) -> None:
-    fill(stream, [await an_event(app, a_message(offset)) for offset in range(4 * RECORDS_A_TURN)])
-    turns = 0
+@contextmanager
+def counted_turns() -> Iterator[count[int]]:
+    """How often whoever else shares the loop had a turn: what comes next from the counter."""
+    turns = count()
 
     async def others() -> None:
-        nonlocal turns
         while True:
-            turns += 1
+            next(turns)
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    async for event in stream.events():
-        if event.message.offset == 4 * RECORDS_A_TURN - 1:
-            break
+    yield turns
     beside.cancel()
-    assert turns == pytest.approx(4, abs=1)
+
+
+async def test_the_loop_gets_a_turn_once_in_so_many_records(app: LaneApp, stream: Any) -> None:
+    fill(stream, [await an_event(app, a_message(offset)) for offset in range(4 * RECORDS_A_TURN)])
+    with counted_turns() as turns:
+        async for event in stream.events():
+            if event.message.offset == 4 * RECORDS_A_TURN - 1:
+                break
+    assert next(turns) == pytest.approx(4, abs=1)
 
 
 async def test_a_producer_with_much_to_write_holds_a_lane_up(app: LaneApp) -> None:
@@ -219,16 +227,8 @@ async def test_many_records_at_once_let_others_have_their_turn() -> None:
     async def stopped() -> None:
         await asyncio.Event().wait()
 
-    consumer, turns = Consumer(), 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(others())
-    for _ in range(10 * RECORDS_A_TURN):
-        await consumer.wait_first(hand_over(), stopped())
-    other.cancel()
-    assert 9 <= turns <= 11
+    consumer = Consumer()
+    with counted_turns() as turns:
+        for _ in range(10 * RECORDS_A_TURN):
+            await consumer.wait_first(hand_over(), stopped())
+    assert next(turns) == pytest.approx(10, abs=1)
