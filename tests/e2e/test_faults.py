@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import pytest
 
 from bench.load import Acknowledged, paced
 from bench.system import System, running_system
+from models.enums import Channel
+from models.ids import delivery_id
 from models.settings import Settings
 from models.status import ENDED_RANK
 
@@ -109,12 +112,14 @@ async def _settle(system: System, noted: Acknowledged, *, since: float, within_s
                 await asyncio.sleep(0.25)
     except TimeoutError:
         pass
-    finally:
-        left = await _open(database, ids)
-        await database.close()
     ledger: dict[str, Any] = (await system.ledger())["ledger"]
     promised = noted.deliveries()
     lost = [name for name in promised if not ledger.get(name, {}).get("accepted")]
+    try:
+        left = await _open(database, ids)
+        await _tell_of(database, noted, lost)
+    finally:
+        await database.close()
     duplicates = sum(entry["accepted"] - 1 for entry in ledger.values() if entry["accepted"] > 1)
     return Outcome(len(promised), max(len(lost), left), duplicates, round(time.monotonic() - since, 1))
 
@@ -124,6 +129,15 @@ async def _open(database: asyncpg.Connection, ids: list[UUID]) -> int:
         "SELECT count(*) FROM notifications WHERE id = ANY($1) AND rank >= $2", ids, ENDED_RANK
     )
     return len(ids) - int(final)
+
+
+async def _tell_of(database: asyncpg.Connection, noted: Acknowledged, lost: Sequence[str]) -> None:
+    """Prints where the first of the lost ones were last seen."""
+    of = {str(delivery_id(one, Channel.EMAIL)): one for one in noted.at}
+    for name in lost[:20]:
+        status = await database.fetchval("SELECT status FROM notifications WHERE id = $1", of[name])
+        attempts = await database.fetch("SELECT attempt, outcome FROM delivery_logs WHERE delivery_id = $1", UUID(name))
+        print(json.dumps({"lost": str(of[name]), "is": status, "attempts": [dict(row) for row in attempts]}))
 
 
 def _report(name: str, *, outcome: Outcome, **more: Any) -> None:

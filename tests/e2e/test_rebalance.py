@@ -98,6 +98,7 @@ async def test_a_worker_joins_and_is_killed(plan: Plan, tmp_path: Path) -> None:
         assert time.monotonic() - killed > LONGEST_STALL_SECONDS, "the load ended too early to show a stall"
         outcome = await _settle(system, noted, since=killed, within_seconds=120)
         ledger = (await system.ledger())["ledger"]
+    assert outcome.lost == 0, outcome
     stalls, waits = gaps(noted, ledger), lateness(noted, ledger)
     figures = {
         "largest_gap_seconds": max(stalls.values()),
@@ -108,7 +109,6 @@ async def test_a_worker_joins_and_is_killed(plan: Plan, tmp_path: Path) -> None:
     }
     told = {name: round(value, 2) for name, value in figures.items()}
     print(json.dumps({"rebalance": f"{plan.per_second:.0f}/s", **told, **vars(outcome)}))
-    assert outcome.lost == 0
     assert outcome.duplicates <= SLOTS
     assert max(stalls.values()) < LONGEST_STALL_SECONDS, stalls
 

@@ -137,6 +137,7 @@ async def test_two_workers_become_four_and_then_one(plan: Plan, tmp_path: Path) 
         noted = await load
         outcome = await _settle(system, noted, since=left, within_seconds=150)
         ledger = (await system.ledger())["ledger"]
+    assert outcome.lost == 0, outcome
     stalls, waits = gaps(noted, ledger), lateness(noted, ledger)
     figures = {
         "largest_gap_seconds": max(stalls.values()),
@@ -148,7 +149,6 @@ async def test_two_workers_become_four_and_then_one(plan: Plan, tmp_path: Path) 
     }
     told = {name: round(value, 2) for name, value in figures.items()}
     print(json.dumps({"scaling": f"{plan.per_second:.0f}/s", **told, **vars(outcome)}))
-    assert outcome.lost == 0
     assert outcome.duplicates <= SLOTS, "more than the killed worker had in hand"
     assert max(stalls.values()) < LONGEST_STALL_SECONDS, stalls
 
