@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import faust
 from faust.auth import SASLCredentials, SSLCredentials
-from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 
 from models.settings import Settings
 from streams.faust_pace import Handed, HandsOverAtOnce, Patience, Raw, Unused, Unwatched
+from streams.faust_reading import ReadsOn
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
 
@@ -60,7 +60,7 @@ class Lane:
     patience_seconds: float = 0.0
 
 
-class _Consumer(HandsOverAtOnce, Consumer):  # type: ignore[misc]
+class _Consumer(HandsOverAtOnce, ReadsOn):
     """Faust sleeps a second where all partitions are full; a lane that fills them often would stand still."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
