@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.arrivals import arrived, ended, latencies, waits
+from bench.groups import joined
 from bench.load import Acknowledged, flood, paced
 from bench.system import System, frozen, running_system
 from bench.targets import Target, line
 from bench.yardstick import raw_rate
+from models.enums import Priority
 
 #: Whose CPU is told beside the worker's.
 SERVERS = ("kafka", "postgres", "valkey")
+_GROUPS = [f"comms-{hop}-{priority}" for hop in ("requests", "send-email") for priority in Priority]
 #: Connections, caches, the JIT of the broker.
 WARM_UP = 1_000
 _TARGETS = {
@@ -28,11 +31,12 @@ _TARGETS = {
 
 @asynccontextmanager
 async def fresh_system(*, workers: int = 1, to_sink: bool = True, **settings: str) -> AsyncIterator[System]:
-    """A system of its own, gone afterwards."""
+    """A system of its own whose workers share the e-mail lanes already, gone afterwards."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with running_system(
             Path(folder), workers=workers, latency_ms=20.0, to_sink=to_sink, **settings
         ) as system:
+            await joined(system, _GROUPS, members=workers)
             yield system
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError
+from aiokafka.admin import NewTopic
 
 from bench.arrivals import arrived
+from bench.groups import admin_of, joined
 from bench.load import flood
 from bench.raw_worker import EVENTS, GROUP, TABLE, TOPIC
 from bench.system import System, cpu_seconds, end, frozen
@@ -23,8 +21,6 @@ from bench.system import System, cpu_seconds, end, frozen
 _ROOT = Path(__file__).resolve().parents[1]
 _PARTITIONS = 8
 _WARM_UP = 1_000
-_JOIN_SECONDS = 60.0
-_POLL_SECONDS = 0.25
 
 
 async def raw_rate(system: System, count: int, *, workers: int) -> dict[str, Any]:
@@ -32,7 +28,7 @@ async def raw_rate(system: System, count: int, *, workers: int) -> dict[str, Any
     with frozen([system.pid(name) for name in system.workers()]):
         await _prepare(system)
         with _raw_workers(system, workers) as pids:
-            await _all_joined(system, workers)
+            await joined(system, [GROUP], members=workers)
             await arrived(system, await flood(system, _WARM_UP, priority="normal", topic=TOPIC))
             with frozen(pids):
                 noted = await flood(system, count, priority="normal", topic=TOPIC, first=_WARM_UP)
@@ -60,30 +56,8 @@ def _raw_workers(system: System, count: int) -> Iterator[list[int]]:
 async def _prepare(system: System) -> None:
     async with system.database() as database:
         await database.execute(TABLE)
-    async with _admin(system) as admin:
+    async with admin_of(system) as admin:
         await admin.create_topics([NewTopic(name, _PARTITIONS, 1) for name in (TOPIC, EVENTS)])
-
-
-async def _all_joined(system: System, workers: int) -> None:
-    """A rebalance while they work would make them slow, and the ratio to them flattering."""
-    async with _admin(system) as admin, asyncio.timeout(_JOIN_SECONDS):
-        while True:
-            with contextlib.suppress(KafkaError):  # the broker has not set up its groups yet
-                [response] = await admin.describe_consumer_groups([GROUP])
-                [group] = response.to_object()["groups"]
-                if group["state"] == "Stable" and len(group["members"]) == workers:
-                    return
-            await asyncio.sleep(_POLL_SECONDS)
-
-
-@asynccontextmanager
-async def _admin(system: System) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=system.settings["KAFKA_BOOTSTRAP_SERVERS"])
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
 
 
 async def _last_row(system: System) -> float:
