@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, Field
 
-from cli.collector import calm_collector
+from cli.heap import calm_collector
 
 TOPIC = "bench.intake"
 

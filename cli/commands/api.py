@@ -11,11 +11,12 @@ def api() -> None:
 
     from api.app import create_app
     from api.server import listen, server
-    from cli.collector import calm_collector
+    from cli.heap import calm_collector, few_arenas
     from models.errors import Refused
     from models.settings import load_settings
     from streams.logs import configure_logs
 
+    few_arenas()
     settings = load_settings()
     configure_logs(settings.log_level, process="api")
     socket = listen(settings.host, settings.port)

@@ -43,11 +43,12 @@ def worker(
     from prometheus_client import start_http_server
 
     from cli import CommandError
-    from cli.collector import calm_collector
+    from cli.heap import calm_collector, few_arenas
     from models.settings import load_settings
     from streams.logs import configure_logs
     from streams.worker import run
 
+    few_arenas()
     settings = load_settings()
     configure_logs(settings.log_level, process="worker")
     try:
