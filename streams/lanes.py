@@ -21,12 +21,16 @@ from streams.faust_pace import Handed, HandsOverAtOnce, Patience, Raw, Unused, U
 from streams.faust_reading import ReadsOn
 from streams.header_names import tolerate_header_names
 from streams.kafka import ssl_context
+from streams.short_fetches import fetch_shortly
 
 tolerate_header_names()
+fetch_shortly()
 
 _RAW = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
 #: How soon a lane reads on whose partitions were all full.
 _PAUSED_SECONDS = 0.02
+#: How long a fetch may wait where some were: it would not see that there is room for them again.
+_PARTLY_PAUSED_SECONDS = 0.05
 
 
 class Work(Protocol):
@@ -74,7 +78,8 @@ class _Consumer(HandsOverAtOnce, ReadsOn):
             return {}, self._get_active_partitions()
         if self._rest_seconds:
             await asyncio.sleep(self._rest_seconds)
-        records, active_partitions = await super()._wait_next_records(timeout)
+        patience = _PARTLY_PAUSED_SECONDS if self._buffered_partitions else timeout
+        records, active_partitions = await super()._wait_next_records(patience)
         self._rest_seconds = self._patience.after(sum(map(len, records.values())) if records else 0)
         return records, active_partitions
 
