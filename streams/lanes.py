@@ -143,6 +143,8 @@ def build_app(lane: Lane, settings: Settings) -> LaneApp:
         # Bounded in records, so small: a record may have 2 MiB.
         stream_buffer_maxsize=max(64, lane.ahead_records),
         broker_max_poll_records=500,
+        # Of each partition, in the consumer's own memory. A larger record comes all the same, alone.
+        consumer_max_fetch_size=128 * 1024,
         broker_max_poll_interval=1000.0,
         broker_commit_interval=1.0,
         broker_session_timeout=10.0,

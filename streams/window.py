@@ -16,7 +16,7 @@ from streams.conditions import Conditions
 
 #: Records of a partition that may wait for their turn. A partition with more is not read on: one user with a long
 #: chain must not take the room of all others.
-WAITING_RECORDS = 500
+WAITING_RECORDS = 250
 #: Records of a partition behind its first unfinished one: what comes in a provider's longest call at full speed.
 SPAN_RECORDS = 2_000
 #: The same over all partitions, for a lane that has few of them.
